@@ -1,0 +1,1 @@
+"""The sync daemon: moves what arrives in write directories into a store."""

@@ -1,0 +1,1 @@
+"""What a mount keeps locally: the index cache and the block cache."""

@@ -1,0 +1,283 @@
+"""What a mount knows of its store's datasets, and how it keeps that fresh.
+
+The catalog serves snapshots and manifests from the index cache and asks the store only for what is new. While
+the store is away it goes on serving what it knows, and says so once.
+
+**Concurrency:** all methods run in the mount's trio thread. Store calls run in threads, at one place
+(`Remote.call`), each with a deadline; a call that is stuck is left behind in its thread, and its token with
+it. Of several tasks that want the same dataset or manifest, one asks the store and the others wait for its
+answer.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import trio
+
+from dasfs.cache.index import IndexCache, ManifestView
+from dasfs.cache.remote import Remote, SingleFlight
+from dasfs.dataset.dataset import Dataset, list_datasets
+from dasfs.dataset.model import Datarange, Snapshot
+from dasfs.errors import Corrupt, DasfsError, NotFound
+from dasfs.names import DatarangeId, check_dataset_name
+from dasfs.stores.base import Store
+
+log = logging.getLogger(__name__)
+
+# A view costs a few hundred bytes and 4 bytes for each 256 KiB of its TAR object.
+MAX_VIEWS = 4096
+# A dataset that nobody used for so long is not refreshed in the background any more, but when it is used
+# again.
+IDLE_AFTER_S = 600.0
+# How long somebody waits for news when there is something older to show.
+PATIENCE_S = 2.0
+
+Listener = Callable[[Snapshot, Snapshot], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class DatasetState:
+    """What is known of one dataset.
+
+    `checked` and `used` are trio's clock; `problem` is why it could not be refreshed.
+    """
+
+    snapshot: Snapshot
+    checked: float
+    used: float
+    refreshed_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.snapshot.dataset
+
+
+class Catalog:
+    """The datasets of one store, as one mount sees them. `refresh_s` bounds how stale a snapshot may be."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        store: Store,
+        index: IndexCache,
+        remote: Remote,
+        *,
+        refresh_s: float,
+        only: str | None = None,
+    ) -> None:
+        self._nursery = nursery
+        self._store = store
+        self._index = index
+        self._remote = remote
+        self._refresh_s = refresh_s
+        self._only = None if only is None else check_dataset_name(only)
+        self._states: dict[str, DatasetState] = {}
+        self._names: list[str] = index.list_snapshots(store.url)
+        self._names_checked = float("-inf")
+        self._views: OrderedDict[tuple[str, DatarangeId], ManifestView] = OrderedDict()
+        self._flights: SingleFlight[tuple[str, object]] = SingleFlight(nursery)
+        self._listeners: list[Listener] = []
+        self.problem: str | None = None
+
+    @property
+    def states(self) -> tuple[DatasetState, ...]:
+        """The datasets that were used since the mount began."""
+        return tuple(self._states.values())
+
+    def known(self, name: str) -> DatasetState | None:
+        """Return a dataset that was used before, without asking anybody."""
+        return self._states.get(name)
+
+    def subscribe(self, listener: Listener) -> None:
+        """Await `listener(before, after)` whenever a dataset has a new snapshot.
+
+        What the index cache knows of `before` stays there until all listeners are done.
+        """
+        self._listeners.append(listener)
+
+    async def names(self) -> list[str]:
+        """Return the names of all datasets, at most `refresh_s` old; older ones while the store is away."""
+        if self._only is not None:
+            return [self._only]
+        if trio.current_time() - self._names_checked < self._refresh_s:
+            return self._names
+        flight = self._flights.begin(("names", None), self._load_names)
+        if self._names_checked == float("-inf") and not self._names:
+            await flight.done.wait()
+            if flight.error is not None:
+                raise flight.error
+        elif self.problem is None:
+            with trio.move_on_after(PATIENCE_S):
+                await flight.done.wait()
+        return self._names
+
+    async def dataset(self, name: str) -> DatasetState | None:
+        """Return a dataset's state, at most `refresh_s` old; an older one while the store is away.
+
+        None where there is no such dataset. Raises what the store raises when nothing is known yet.
+        """
+        state = self._states.get(name)
+        if state is None:
+            return await self.refresh_now(name)
+        now = trio.current_time()
+        idle = now - state.used > IDLE_AFTER_S
+        state.used = now
+        if idle and state.problem is None:
+            with trio.move_on_after(PATIENCE_S):
+                await self._flights.run(("dataset", name), lambda: self._refresh(name))
+        return self._states.get(name)
+
+    async def refresh_now(self, name: str) -> DatasetState | None:
+        """Ask the store for a dataset's newest snapshot, whatever the age of the one that is known."""
+        await self._flights.run(("dataset", name), lambda: self._refresh(name))
+        return self._states.get(name)
+
+    async def run(self) -> None:
+        """Refresh the datasets in use every `refresh_s`, until cancelled."""
+        while True:
+            await trio.sleep(self._refresh_s)
+            recent = trio.current_time() - IDLE_AFTER_S
+            for state in self.states:
+                if state.used >= recent:
+                    try:
+                        await self.refresh_now(state.name)
+                    except DasfsError as error:
+                        log.debug("refreshing %s failed: %s", state.name, error)
+
+    async def view(self, snapshot: Snapshot, datarange: Datarange) -> ManifestView:
+        """Return the manifest of a datarange of `snapshot`; fetch it where it is not in the index cache.
+
+        Raises `NotFound`, `Corrupt`, `StoreUnavailable`.
+        """
+        view = self.known_view(snapshot.dataset_id, datarange.id)
+        if view is None:
+            key = (snapshot.dataset_id, datarange.id)
+            await self._flights.run(("view", key), lambda: self._load_view(snapshot, datarange))
+            view = self.known_view(*key)
+        if view is None:
+            raise Corrupt(
+                f"the manifest of {snapshot.dataset} {datarange.id} was not kept by the index cache"
+            )
+        return view
+
+    def known_view(self, dataset_id: str, datarange: DatarangeId) -> ManifestView | None:
+        """Return a manifest that is in the index cache, without asking the store."""
+        key = (dataset_id, datarange)
+        view = self._views.get(key)
+        if view is not None:
+            return view
+        try:
+            view = self._index.find_manifest(dataset_id, datarange)
+        except Corrupt:
+            self.rebuild()
+        if view is not None:
+            self._views[key] = view
+            if len(self._views) > MAX_VIEWS:
+                self._views.popitem(last=False)
+        return view
+
+    def forget_view(self, dataset_id: str, datarange: DatarangeId) -> None:
+        """Forget a view that the index cache no longer knows, so that the manifest is fetched again."""
+        self._views.pop((dataset_id, datarange), None)
+
+    def rebuild(self) -> None:
+        """Start the index cache over after it was found damaged."""
+        log.warning("the index cache is damaged; it is built anew")
+        self._views.clear()
+        self._index.rebuild()
+
+    async def _load_names(self) -> None:
+        try:
+            self._names = await self._remote.call(list_datasets, self._store)
+        except DasfsError as error:
+            if self._names_checked == float("-inf") and not self._names:
+                raise
+            self._note_problem(str(error))
+        else:
+            self._note_problem(None)
+        self._names_checked = trio.current_time()
+
+    async def _refresh(self, name: str) -> None:
+        state = self._states.get(name)
+        known = state.snapshot if state else self._load_known(name)
+        now = trio.current_time()
+        try:
+            snapshot = await self._remote.call(_read_snapshot, self._store, name, known)
+        except DasfsError as error:
+            self._note_problem(str(error))
+            if known is None:
+                raise
+            state = self._states.setdefault(name, DatasetState(known, checked=now, used=now))
+            state.checked, state.problem = trio.current_time(), str(error)
+            return
+        self._note_problem(None)
+        if snapshot is None or snapshot.deleted:
+            await self._forget(name, known)
+        else:
+            await self._accept(known, snapshot)
+
+    def _load_known(self, name: str) -> Snapshot | None:
+        try:
+            return self._index.load_snapshot(self._store.url, name)
+        except Corrupt:
+            self.rebuild()
+            return None
+
+    async def _forget(self, name: str, known: Snapshot | None) -> None:
+        if known is None:
+            return
+        self._states.pop(name, None)
+        await trio.to_thread.run_sync(self._index.drop_snapshot, self._store.url, name)
+        self._nursery.start_soon(self._settle, known, replace(known, dataranges=(), deleted=True))
+
+    async def _accept(self, known: Snapshot | None, snapshot: Snapshot) -> None:
+        now = trio.current_time()
+        state = self._states.get(snapshot.dataset)
+        if state is None:
+            state = self._states[snapshot.dataset] = DatasetState(snapshot, checked=now, used=now)
+        state.checked, state.problem, state.refreshed_at = now, None, datetime.now(UTC)
+        if known is not None and (known.revision, known.dataset_id) == (
+            snapshot.revision,
+            snapshot.dataset_id,
+        ):
+            return
+        state.snapshot = snapshot
+        await trio.to_thread.run_sync(self._index.save_snapshot, self._store.url, snapshot)
+        if known is not None:
+            self._nursery.start_soon(self._settle, known, snapshot)
+
+    async def _settle(self, before: Snapshot, after: Snapshot) -> None:
+        """Tell the listeners of a change, then forget the manifests that it made useless."""
+        for listener in self._listeners:
+            await listener(before, after)
+        live = [each.id for each in after.dataranges] if after.dataset_id == before.dataset_id else []
+        try:
+            await trio.to_thread.run_sync(lambda: self._index.drop_manifests(before.dataset_id, keep=live))
+        except DasfsError as error:
+            log.warning("the index cache could not be tidied: %s", error)
+        for key in [key for key in self._views if key[0] == before.dataset_id and key[1] not in set(live)]:
+            del self._views[key]
+
+    async def _load_view(self, snapshot: Snapshot, datarange: Datarange) -> None:
+        dataset = Dataset(self._store, snapshot.dataset)
+        manifest = await self._remote.call(dataset.load_manifest, datarange)
+        await trio.to_thread.run_sync(self._index.save_manifest, snapshot.dataset_id, manifest)
+
+    def _note_problem(self, problem: str | None) -> None:
+        """Log the first failure and the recovery, not each failure between."""
+        if problem is not None and self.problem is None:
+            log.warning("the store can't be read, going on with what is known: %s", problem)
+        elif problem is None and self.problem is not None:
+            log.warning("the store can be read again")
+        self.problem = problem
+
+
+def _read_snapshot(store: Store, name: str, known: Snapshot | None) -> Snapshot | None:
+    try:
+        return Dataset(store, name).snapshot(known)
+    except NotFound:
+        return None

@@ -1,0 +1,132 @@
+"""`dasfs mount` and `dasfs umount`."""
+
+import json
+import logging
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import click
+
+from dasfs import config as configuration
+from dasfs.cli.background import spawn
+from dasfs.cli.common import STORE, Settings
+from dasfs.cli.mount_options import build_options, parse_options
+from dasfs.errors import DasfsError
+from dasfs.fuse.mount import run_mount
+from dasfs.fuse.mountpoint import is_dead, unmount
+
+# How long `umount` waits for the mount's process, which closes its caches then.
+END_TIMEOUT_S: Final = 15.0
+
+
+@click.command()
+@click.argument("store", type=STORE, metavar="STORE")
+@click.argument("mountpoint", type=click.Path(), metavar="MOUNTPOINT")
+@click.option(
+    "-o", "options", multiple=True, metavar="OPTION,...", help="Mount options, as in fstab (see the docs)."
+)
+@click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground; log to stderr.")
+@click.option(
+    "--cache-dir", metavar="DIR", help="Keep the caches here; one directory serves one mount at a time."
+)
+@click.option("--cache-size", metavar="SIZE", help="Keep at most this much of the data. Default: 20GiB.")
+@click.option(
+    "--refresh", metavar="SECONDS", help="Show what is new in the store after at most so long. Default: 10."
+)
+@click.option("--dataset", metavar="NAME", help="Show this dataset's datapoints at the root.")
+@click.option("--replace", is_flag=True, help="Take away a dead mount that stands at MOUNTPOINT.")
+@click.option(
+    "--log-file",
+    metavar="FILE",
+    help="Log here when in the background. Default: mount.log beside the caches.",
+)
+@click.option("--ready-fd", type=int, hidden=True)
+@click.pass_obj
+def mount(
+    settings: Settings,
+    store: str,
+    mountpoint: str,
+    options: tuple[str, ...],
+    foreground: bool,
+    cache_dir: str | None,
+    cache_size: str | None,
+    refresh: str | None,
+    dataset: str | None,
+    replace: bool,
+    log_file: str | None,
+    ready_fd: int | None,
+) -> None:
+    """Show the datasets of a store as plain directories.
+
+    Returns when the mount answers. The mount is read-only and goes on in the background until `dasfs umount`.
+    """
+    flags = {"cache-dir": cache_dir, "cache-size": cache_size, "refresh": refresh, "dataset": dataset}
+    given = parse_options(options) | {name: value for name, value in flags.items() if value is not None}
+    chosen = build_options(mountpoint, given, settings.config.mount, replace=replace)
+    location = configuration.resolve_store(settings.config, store)
+    log_path = os.path.abspath(log_file or os.path.join(chosen.cache_directory, "mount.log"))
+    if not foreground:
+        spawn(sys.argv[1:], log_path)
+        return
+    from dasfs.stores import open_store
+
+    logging.getLogger("dasfs").setLevel(logging.INFO)
+    with open_store(location.url, location.options) as opened:
+        run_mount(
+            opened, chosen, ready=_reporter(ready_fd, log_path, f"{location.url} is mounted at {mountpoint}")
+        )
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(), metavar="MOUNTPOINT")
+@click.option("--lazy", "-z", is_flag=True, help="Also while it is in use: it is gone once nobody uses it.")
+def umount(mountpoint: str, lazy: bool) -> None:
+    """Take a mount away.
+
+    Returns when the mount's process has ended, so that its cache directory is free for the next.
+    """
+    path = os.path.abspath(mountpoint)
+    process = None if is_dead(path) else _open_process(path)
+    unmount(path, lazy=lazy or process is None)
+    if process is not None:
+        readable, _, _ = select.select([process], [], [], 0 if lazy else END_TIMEOUT_S)
+        os.close(process)
+        if not readable and not lazy:
+            raise DasfsError(
+                f"{mountpoint} is unmounted, but its process did not end within {END_TIMEOUT_S:g} s"
+            )
+
+
+def _open_process(path: str) -> int | None:
+    """Return a descriptor that is readable once the process of the mount at `path` ends.
+
+    None where that can't be told.
+    """
+    try:
+        with open(os.path.join(path, ".dasfs", "status.json"), "rb") as file:
+            pid = json.load(file)["pid"]
+        return os.pidfd_open(pid)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _reporter(ready_fd: int | None, log_path: str, message: str) -> Callable[[], None]:
+    """Return what tells the waiting parent, or whoever looks at the terminal, that the mount answers."""
+
+    def to_parent() -> None:
+        assert ready_fd is not None
+        log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.write(ready_fd, b"ready")
+        os.close(ready_fd)
+        # What is said from now on is for the log: nobody reads the parent's pipe any more.
+        os.dup2(log, sys.stderr.fileno())
+        os.dup2(log, sys.stdout.fileno())
+        os.close(log)
+
+    def to_terminal() -> None:
+        click.echo(f"{message}; end it with Ctrl-C or dasfs umount", err=True)
+
+    return to_terminal if ready_fd is None else to_parent

@@ -1,0 +1,1 @@
+"""Datasets in a store: commit log, writer, verify, import, collect."""

@@ -1,0 +1,125 @@
+"""Which of the files to put are in the dataset already.
+
+A source with a number is compared with the datapoint of that number, one without by its original path, which
+stands in the manifests of the dataranges that hold named datapoints. Same extension (of the numbered), size
+and CRC-32: it is there.
+
+**Concurrency:** manifests are read, and files summed up, by a few threads; only what matches is kept of each
+manifest, so that memory is bounded by the sources and not by the dataset.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from dasfs.dataset.dataset import Dataset
+from dasfs.dataset.local import Source, checksum
+from dasfs.dataset.model import Datarange, Snapshot
+from dasfs.dataset.put_plan import Existing, find_match, is_candidate, refusal
+from dasfs.dataset.sources import Sources
+from dasfs.formats.manifest import Manifest
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Reading a manifest is one request of some milliseconds; eight at once hide most of that.
+THREADS: Final = 8
+# Small files take less time to read than to hand to a thread one by one.
+CHECKSUM_GROUP: Final = 64
+
+
+def drop_existing(dataset: Dataset, snapshot: Snapshot, sources: Sources) -> Sources:
+    """Return the sources that are not there yet.
+
+    Raises `AlreadyExists` for a source that differs from what is there in its place; what reading the files
+    and the manifests raises.
+    """
+    numbers = _find_numbers(dataset, snapshot, sources.numbered)
+    paths = _find_paths(dataset, snapshot, sources.unnumbered)
+    if not numbers and not paths:
+        return sources
+    _check_same(itertools.chain(sources.numbered, sources.unnumbered), numbers, paths)
+    return Sources(
+        [each for each in sources.numbered if each.number not in numbers],
+        [each for each in sources.unnumbered if each.original not in paths],
+    )
+
+
+def _find_numbers(dataset: Dataset, snapshot: Snapshot, sources: Sequence[Source]) -> dict[int, Existing]:
+    """Return what is there under the numbers of `sources`."""
+    wanted: dict[Datarange, list[int]] = {}
+    for source in sources:
+        assert source.number is not None
+        datarange = snapshot.find(source.number)
+        if datarange is not None:
+            wanted.setdefault(datarange, []).append(source.number)
+
+    def look_up(datarange: Datarange) -> dict[int, Existing]:
+        manifest = dataset.load_manifest(datarange)
+        return {number: _existing(manifest, number - datarange.first) for number in wanted[datarange]}
+
+    return _merge(_in_threads(look_up, wanted))
+
+
+def _find_paths(dataset: Dataset, snapshot: Snapshot, sources: Sequence[Source]) -> dict[str, Existing]:
+    """Return what is there under the original paths of `sources`."""
+    wanted = {os.fsencode(source.original): source.original for source in sources}
+    if not wanted:
+        return {}
+
+    def look_up(datarange: Datarange) -> dict[str, Existing]:
+        manifest = dataset.load_manifest(datarange)
+        if manifest.names is None:
+            return {}
+        path = manifest.names.path
+        return {
+            wanted[each]: _existing(manifest, k) for k in range(manifest.count) if (each := path(k)) in wanted
+        }
+
+    return _merge(_in_threads(look_up, [each for each in snapshot.dataranges if each.named]))
+
+
+def _existing(manifest: Manifest, k: int) -> Existing:
+    record = manifest.record(k)
+    return Existing(manifest.id.first + k, record.extension, record.true_size, record.crc32)
+
+
+def _check_same(
+    sources: Iterable[Source], numbers: Mapping[int, Existing], paths: Mapping[str, Existing]
+) -> None:
+    """Raise `AlreadyExists` unless every source that has a match in the dataset is the same as that."""
+    matched = []
+    for source in sources:
+        existing = find_match(source, numbers, paths)
+        if existing is None:
+            continue
+        if not is_candidate(source, existing):
+            raise refusal(source, existing)
+        matched.append((source, existing))
+
+    def check_group(group: Sequence[tuple[Source, Existing]]) -> None:
+        for source, existing in group:
+            if checksum(source) != existing.crc32:
+                raise refusal(source, existing)
+
+    groups = [matched[start : start + CHECKSUM_GROUP] for start in range(0, len(matched), CHECKSUM_GROUP)]
+    for _ in _in_threads(check_group, groups):
+        pass
+
+
+def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield `function(item)` of each item, in order. Whatever ends this early also ends what waits in the pool."""
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dasfs-existing")
+    try:
+        yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _merge(parts: Iterable[dict[T, R]]) -> dict[T, R]:
+    merged: dict[T, R] = {}
+    for part in parts:
+        merged.update(part)
+    return merged

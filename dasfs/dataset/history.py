@@ -1,0 +1,190 @@
+"""Reading the commit log of a dataset: listings, commits, checkpoints, and what they add up to.
+
+A checkpoint is a whole snapshot, every 100 revisions, so that nobody replays more than about 100 commits. It is a
+shortcut and no authority: a damaged one is passed over for an older one, or for the commits themselves.
+
+**Concurrency:** nothing here has a state; any number of threads may read while others write. The log only grows, but for
+old commits that `collect` removes behind a checkpoint: whoever stumbles over that starts again from the checkpoint.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from dasfs.dataset.codec import decode_checkpoint, decode_commit, encode_checkpoint
+from dasfs.dataset.model import Commit, Snapshot, apply, nothing
+from dasfs.errors import Corrupt, DasfsError, NotFound, Unsupported
+from dasfs.names import DatasetKeys, Revision, check_dataset_name
+from dasfs.stores.base import Store
+
+CHECKPOINT_INTERVAL: Final = 100
+# Commits are small; eight at once hide the latency of a store without taking its connections from readers.
+FETCH_THREADS: Final = 8
+
+logger = logging.getLogger(__name__)
+
+
+class History:
+    """The past of one dataset, read from its log."""
+
+    def __init__(self, store: Store, dataset: str) -> None:
+        self.store = store
+        self.dataset = check_dataset_name(dataset)
+        self.keys = DatasetKeys(dataset)
+
+    def replay(self, known: Snapshot | None = None) -> Snapshot:
+        """Return the newest snapshot, also of a dataset that was deleted; revision 0 where there is no log.
+
+        With `known`, one small request when nothing is new. Raises `Corrupt` for a hole, a damaged commit, or a log that
+        ends before `known`, and `Unsupported` for a log that a newer dasfs wrote.
+        """
+        if known is not None and known.revision > 0:
+            snapshot = self._catch_up(known)
+            if snapshot is not None:
+                return snapshot
+        snapshot = self._from_checkpoint()
+        if known is not None and _is_behind(snapshot, known):
+            raise Corrupt(
+                f"the log of {self.dataset} ends at revision {snapshot.revision}, but revision {known.revision} was "
+                "seen before",
+                hint="the store went back to an older state; clear the cache if that was meant",
+            )
+        return snapshot
+
+    def at(self, revision: int) -> Snapshot:
+        """Return the snapshot at `revision`, which may be that of a deletion.
+
+        Raises `NotFound` for a revision that is not there yet, and for one whose commits were collected.
+        """
+        snapshot = self._load_checkpoint(last=revision)
+        revisions = [each for each in self._list_revisions(snapshot.revision) if each <= revision]
+        if revision < 1 or (revisions[-1:] or [snapshot.revision]) != [revision]:
+            raise NotFound(
+                f"{self.dataset} has no revision {revision}; the newest is {self.replay().revision}"
+            )
+        if revisions and revisions[0] != snapshot.revision + 1:
+            raise NotFound(
+                f"revision {revision} of {self.dataset} is no longer kept",
+                hint=f"the oldest commit that is left is {revisions[0]}",
+            )
+        return apply(snapshot, *self._fetch(revisions))
+
+    def commits(self, after: int = 0) -> Iterator[Commit]:
+        """Yield the commits after revision `after` that the log still has, in order. Raises as `replay` does."""
+        revisions = self._list_revisions(after)
+        # In steps, so that reading the first commits of a long log does not fetch all of it.
+        for start in range(0, len(revisions), CHECKPOINT_INTERVAL):
+            yield from self._fetch(revisions[start : start + CHECKPOINT_INTERVAL])
+
+    def read_checkpoint(self, revision: Revision) -> Snapshot:
+        """Return the snapshot that a checkpoint holds. Raises `NotFound`, `Corrupt`, `Unsupported`."""
+        key = self.keys.checkpoint(revision)
+        data = self.store.get(key)
+        try:
+            snapshot = decode_checkpoint(data)
+        except (Corrupt, Unsupported) as error:
+            raise _named(key, error) from error
+        if (snapshot.dataset, snapshot.revision) != (self.dataset, revision):
+            raise Corrupt(f"{key}: it is the checkpoint of {snapshot.dataset} at revision {snapshot.revision}")
+        return snapshot
+
+    def write_checkpoint(self, snapshot: Snapshot) -> None:
+        """Write the checkpoint of `snapshot`, replacing one that may be there: they are the same."""
+        self.store.put(self.keys.checkpoint(snapshot.revision), encode_checkpoint(snapshot))
+
+    def read_commit(self, revision: Revision) -> Commit:
+        """Return one commit. Raises `NotFound`, `Corrupt`, `Unsupported`."""
+        key = self.keys.commit(revision)
+        data = self.store.get(key)
+        try:
+            commit = decode_commit(data)
+        except (Corrupt, Unsupported) as error:
+            raise _named(key, error) from error
+        if commit.revision != revision:
+            raise Corrupt(f"{key}: it says that it is revision {commit.revision}")
+        return commit
+
+    def _catch_up(self, known: Snapshot) -> Snapshot | None:
+        """Return the newest snapshot from `known` and the commits after it; None when they don't follow on.
+
+        The listing starts at the known revision itself: if that is gone, the log was collected, emptied or replaced.
+        """
+        try:
+            revisions = self._list_revisions(known.revision - 1)
+            if not revisions or revisions[0] != known.revision:
+                return None
+            return apply(known, *self._fetch(revisions[1:]))
+        except Corrupt:
+            return None  # what `known` says may be the wrong part; reading from scratch decides
+
+    def _from_checkpoint(self) -> Snapshot:
+        """Return the newest snapshot from the newest usable checkpoint and the commits after it."""
+        snapshot = self._load_checkpoint()
+        revisions = self._list_revisions(snapshot.revision)
+        if revisions and revisions[0] != snapshot.revision + 1:
+            raise self._hole(snapshot.revision + 1)
+        return apply(snapshot, *self._fetch(revisions))
+
+    def _load_checkpoint(self, last: int | None = None) -> Snapshot:
+        """Return the newest usable checkpoint (up to revision `last`), or revision 0."""
+        for revision in reversed(self.list_checkpoints()):
+            if last is not None and revision > last:
+                continue
+            try:
+                return self.read_checkpoint(revision)
+            except (Corrupt, NotFound) as error:
+                logger.warning("%s; reading the log from an older one", error)
+        return nothing(self.dataset)
+
+    def list_checkpoints(self) -> list[Revision]:
+        """Return the revisions that have a checkpoint, ascending."""
+        infos = self.store.list(f"{self.keys.log}checkpoint-")
+        return [each for info in infos if (each := self.keys.parse_checkpoint(info.key)) is not None]
+
+    def _list_revisions(self, after: int) -> list[Revision]:
+        """Return the revisions greater than `after` that have a commit. Raises `Corrupt` for a hole between them."""
+        revisions: list[Revision] = []
+        start = self.keys.commit(Revision(after)) if after > 0 else ""
+        for info in self.store.list(self.keys.log, after=start):
+            revision = self.keys.parse_commit(info.key)
+            if revision is None:
+                if self.keys.parse_checkpoint(info.key) is not None:
+                    break  # checkpoints sort behind all commits
+                continue
+            if revisions and revision != revisions[-1] + 1:
+                raise self._hole(revisions[-1] + 1)
+            revisions.append(revision)
+        return revisions
+
+    def _fetch(self, revisions: Sequence[Revision]) -> list[Commit]:
+        """Read commits that were just listed, several at a time."""
+        if len(revisions) < 2:
+            return [self._read_listed(revision) for revision in revisions]
+        pool = ThreadPoolExecutor(min(FETCH_THREADS, len(revisions)), thread_name_prefix="dasfs-log")
+        try:
+            return list(pool.map(self._read_listed, revisions))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read_listed(self, revision: Revision) -> Commit:
+        try:
+            return self.read_commit(revision)
+        except NotFound:
+            raise self._hole(revision) from None
+
+    def _hole(self, revision: int) -> Corrupt:
+        return Corrupt(
+            f"the log of {self.dataset} has a hole: revision {revision} is missing",
+            hint=f"restore {self.keys.commit(Revision(revision))} from a backup of the store",
+        )
+
+
+def _named(key: str, error: DasfsError) -> DasfsError:
+    """Return `error` with the object named."""
+    return type(error)(f"{key}: {error.message}", hint=error.hint)
+
+
+def _is_behind(snapshot: Snapshot, known: Snapshot) -> bool:
+    """Whether the same dataset was seen at a later revision. Another one of its name begins anew, and may be behind."""
+    return snapshot.dataset_id == known.dataset_id and snapshot.revision < known.revision

@@ -1,0 +1,101 @@
+"""The anonymous local file that a TAR is packed into before it is sent.
+
+It has no name, so nothing is left behind when the process dies.
+
+**Concurrency:** for one thread at a time.
+"""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Final
+
+from dasfs.errors import AccessDenied, DasfsError, NoSpace, NotFound
+from dasfs.formats.segments import BlockChecksums
+from dasfs.stores.base import MIB
+
+# 100 files of 10 kB for each system call.
+CHUNK_SIZE: Final = MIB
+
+
+class Spool:
+    """A file that is written once from start to end, then read. Computes the block checksums of what is written.
+
+    `directory` defaults to `TMPDIR`, then to `/var/tmp`: `/tmp` is often memory. Raises `NoSpace` when it is full.
+    """
+
+    def __init__(self, directory: str | None = None) -> None:
+        self._directory = directory or os.environ.get("TMPDIR") or "/var/tmp"
+        self._checksums = BlockChecksums()
+        self._buffer = bytearray()
+        self._flushed = 0
+        with self._translated():
+            self._file: BinaryIO = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
+
+    @property
+    def size(self) -> int:
+        return self._flushed + len(self._buffer)
+
+    def write(self, *pieces: bytes | memoryview) -> None:
+        """Append the pieces."""
+        buffer = self._buffer
+        for piece in pieces:
+            buffer += piece
+        if len(buffer) >= CHUNK_SIZE:
+            self._flush()
+
+    def finish(self, trailer: bytes) -> bytes:
+        """Append `trailer` and return the checksums of all blocks before it. Nothing can be written afterwards."""
+        self._flush()
+        block_crcs = self._checksums.finish()
+        self._buffer += trailer
+        self._write_out()
+        return block_crcs
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield what was written from its start, in pieces of 1 MiB."""
+        offset = 0
+        with self._translated():
+            while chunk := os.pread(self._file.fileno(), CHUNK_SIZE, offset):
+                yield chunk
+                offset += len(chunk)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _flush(self) -> None:
+        with memoryview(self._buffer) as view:
+            self._checksums.update(view)
+        self._write_out()
+
+    def _write_out(self) -> None:
+        with self._translated(), memoryview(self._buffer) as left:
+            written = 0
+            while written < len(left):
+                written += self._file.write(left[written:])
+        self._flushed += len(self._buffer)
+        self._buffer.clear()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The door for errors of the local file system."""
+        try:
+            yield
+        except OSError as error:
+            reason = f"can't keep a temporary file in {self._directory}: {error.strerror or error}"
+            raise _SPOOL_ERRORS.get(error.errno or 0, DasfsError)(
+                reason, hint="set TMPDIR to a directory with more room"
+            ) from error
+
+
+_SPOOL_ERRORS: Final[dict[int, type[DasfsError]]] = {
+    errno.ENOSPC: NoSpace,
+    errno.EDQUOT: NoSpace,
+    errno.EFBIG: NoSpace,
+    errno.ENOENT: NotFound,
+    errno.ENOTDIR: NotFound,
+    errno.EACCES: AccessDenied,
+    errno.EROFS: AccessDenied,
+}

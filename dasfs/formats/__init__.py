@@ -1,0 +1,1 @@
+"""Bytes to values and back: TAR, index, manifest, compression. No I/O beyond file objects."""

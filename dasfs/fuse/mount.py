@@ -1,0 +1,187 @@
+"""One mount from its first request to its last: opens the caches, serves the kernel, ends cleanly.
+
+**Concurrency:** `serve` is the process's one `trio.run`. Its nursery holds pyfuse3's workers, the catalog's
+refreshing, reading ahead, the listener for signals, and the one that says when the mount answers. SIGTERM and
+SIGINT first let running requests end, then cancel them; SIGUSR1 writes the stack of every thread and task to
+stderr. pyfuse3 serves one mount a process.
+"""
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import pyfuse3
+import trio
+
+from dasfs.cache.blocks import open_block_cache
+from dasfs.cache.catalog import Catalog
+from dasfs.cache.directory import CacheDirectory
+from dasfs.cache.index import IndexCache
+from dasfs.cache.remote import Remote
+from dasfs.errors import DasfsError, NotFound
+from dasfs.fuse.content import Content
+from dasfs.fuse.invalidation import Invalidator
+from dasfs.fuse.mountpoint import check_outside, find_mount, prepare
+from dasfs.fuse.operations import Operations, Ownership
+from dasfs.fuse.status import Status
+from dasfs.fuse.tree import Tree
+from dasfs.stores.base import Store
+
+log = logging.getLogger(__name__)
+
+# A request that waits holds one of pyfuse3's tasks: this many readers may be stuck before `stat` is stuck
+# too. A task costs 1 MiB of address space, and memory only once it is used.
+MAX_TASKS: Final = 1024
+# How long requests may go on after SIGTERM before they are cancelled.
+GRACE_S: Final = 2.0
+# Reads of 1 MiB instead of 128 KiB: twice as quick for one large file.
+READ_AHEAD_KIB: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How a store is mounted. Sizes are bytes, times seconds. `dataset`, where given, stands at the root."""
+
+    mountpoint: str
+    cache_directory: str
+    cache_size: int
+    refresh_s: float
+    deadline_s: float
+    ownership: Ownership
+    allow_other: bool = False
+    dataset: str | None = None
+    replace: bool = False
+
+
+def run_mount(store: Store, options: MountOptions, *, ready: Callable[[], None]) -> None:
+    """Mount `store` and serve it until it is unmounted or the process is told to end.
+
+    `ready` is called once the mount answers. Raises what `prepare`, the cache directory and the store's check
+    raise before anything is mounted, and `DasfsError` where the kernel refuses.
+    """
+    mountpoint = prepare(options.mountpoint, replace=options.replace)
+    check_outside(options.cache_directory, mountpoint, "the cache directory")
+    store.check()
+    with CacheDirectory.open(options.cache_directory, mount_point=mountpoint) as directory:
+        trio.run(_serve, store, directory, mountpoint, options, ready)
+
+
+async def _serve(
+    store: Store, directory: CacheDirectory, mountpoint: str, options: MountOptions, ready: Callable[[], None]
+) -> None:
+    index = IndexCache(directory.path("index.sqlite"))
+    try:
+        async with (
+            open_block_cache(directory, store, capacity=options.cache_size) as blocks,
+            trio.open_nursery() as nursery,
+        ):
+            remote = Remote(deadline_s=options.deadline_s)
+            catalog = Catalog(
+                nursery, store, index, remote, refresh_s=options.refresh_s, only=options.dataset
+            )
+            if options.dataset is not None and await catalog.dataset(options.dataset) is None:
+                raise NotFound(f"{store.url} has no dataset {options.dataset}")
+            tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset)
+            content = Content(nursery, tree, catalog, blocks)
+            catalog.subscribe(Invalidator(tree, content, catalog, index).on_change)
+            status = Status(store.url, mountpoint, _shown(options), catalog, blocks)
+            operations = Operations(
+                tree, content, status, index, options.ownership, deadline_s=options.deadline_s
+            )
+            _mount(operations, store.url, mountpoint, options)
+            try:
+                nursery.start_soon(catalog.run)
+                nursery.start_soon(_announce, mountpoint, ready)
+                await _serve_requests()
+            finally:
+                pyfuse3.close(unmount=True)
+                nursery.cancel_scope.cancel()
+    finally:
+        index.close()
+
+
+def _mount(operations: Operations, source: str, mountpoint: str, options: MountOptions) -> None:
+    fuse_options = set(pyfuse3.default_options)
+    fuse_options |= {f"fsname={source.replace(',', '%2C')}", "subtype=dasfs", "ro", "noatime"}
+    if options.allow_other:
+        fuse_options.add("allow_other")
+    try:
+        pyfuse3.init(operations, mountpoint, fuse_options)
+    except RuntimeError as error:
+        raise DasfsError(
+            f"the kernel did not take the mount at {mountpoint}",
+            hint="see the line before; /dev/fuse must be there, and allow_other needs user_allow_other "
+            "in /etc/fuse.conf",
+        ) from error
+
+
+async def _serve_requests() -> None:
+    """Run pyfuse3 until it is unmounted or a signal ends it."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_obey_signals, nursery.cancel_scope)
+        await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
+        nursery.cancel_scope.cancel()
+
+
+async def _obey_signals(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
+        # Beside trio's own handler: it shows the threads also when the trio thread is stuck.
+        faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
+        async for number in signals:
+            if number == signal.SIGUSR1:
+                _dump_tasks()
+                continue
+            log.info("%s: unmounting", signal.Signals(number).name)
+            pyfuse3.terminate()
+            await trio.sleep(GRACE_S)
+            scope.cancel()
+
+
+async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
+    """Say that the mount is ready once it answers a stat, which must come from another thread."""
+    await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+    await trio.to_thread.run_sync(_raise_read_ahead, mountpoint, abandon_on_cancel=True)
+    ready()
+
+
+def _raise_read_ahead(mountpoint: str) -> None:
+    """Let the kernel ask for more at once. Only root may; the mount works without."""
+    mounted = find_mount(mountpoint)
+    if mounted is None:
+        return
+    try:
+        with open(f"/sys/class/bdi/{mounted.device}/read_ahead_kb", "w", encoding="ascii") as file:
+            file.write(str(READ_AHEAD_KIB))
+    except OSError as error:
+        log.debug("the kernel's read-ahead stays as it is: %s", error)
+
+
+def _dump_tasks() -> None:
+    """Write where each trio task waits."""
+    waiting = [trio.lowlevel.current_root_task()]
+    while waiting:
+        task = waiting.pop()
+        if task is None:
+            continue
+        frames = traceback.StackSummary.extract(task.iter_await_frames())
+        sys.stderr.write(f"task {task.name}:\n{''.join(frames.format())}\n")
+        waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+
+
+def _shown(options: MountOptions) -> dict[str, object]:
+    """Return the options as the status file shows them."""
+    return {
+        "cache_directory": options.cache_directory,
+        "cache_size": options.cache_size,
+        "refresh_s": options.refresh_s,
+        "deadline_s": options.deadline_s,
+        "allow_other": options.allow_other,
+        "dataset": options.dataset,
+    }

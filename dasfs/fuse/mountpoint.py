@@ -1,0 +1,116 @@
+"""What stands at a mount point, and taking it away.
+
+A mount whose process died answers `ENOTCONN` until it is unmounted: dead, not empty, so that `rsync --delete`
+or a training job notices. Linux only: `/proc/self/mountinfo` and `fusermount3`.
+"""
+
+import errno
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from typing import Final
+
+from dasfs.errors import AccessDenied, AlreadyExists, DasfsError, InvalidInput, NotFound
+
+FILE_SYSTEM: Final = "fuse.dasfs"
+_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One line of the kernel's table of mounts. `device` is `major:minor`, `source` a store URL for ours."""
+
+    path: str
+    file_system: str
+    source: str
+    device: str
+
+
+def find_mount(path: str) -> Mounted | None:
+    """Return what is mounted at exactly `path` (absolute), the uppermost if there are several, or None.
+
+    Asks the kernel, not the mount, which may be dead.
+    """
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        found = None
+        for line in file:
+            before, _, after = line.rstrip("\n").partition(" - ")
+            fields, (file_system, source, *_) = before.split(" "), after.split(" ")
+            if _unescape(fields[4]) == path:
+                found = Mounted(path, file_system, _unescape(source), fields[2])
+    return found
+
+
+def is_dead(path: str) -> bool:
+    """Return whether a mount stands at `path` whose process is gone."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def prepare(path: str, *, replace: bool) -> str:
+    """Return the absolute path of an empty directory to mount at.
+
+    With `replace`, a dead mount is taken away first. Raises `NotFound`, `InvalidInput` (a file, or not
+    empty), `AlreadyExists` (a mount stands there).
+    """
+    path = os.path.abspath(path)
+    if is_dead(path):
+        if not replace:
+            raise AlreadyExists(
+                f"a mount stands at {path} whose process is gone",
+                hint=f"use --replace, or run: dasfs umount {path}",
+            )
+        unmount(path)
+    try:
+        path = os.path.realpath(path, strict=True)
+        mounted = find_mount(path)
+        if mounted is not None and mounted.file_system.startswith("fuse"):
+            raise AlreadyExists(
+                f"{mounted.source} is mounted at {path} already", hint=f"run: dasfs umount {path}"
+            )
+        if os.listdir(path):
+            raise InvalidInput(f"the mount point {path} is not empty", hint="mount at an empty directory")
+    except FileNotFoundError as error:
+        if isinstance(error, DasfsError):
+            raise
+        raise NotFound(f"the mount point {path} does not exist", hint=f"run: mkdir -p {path}") from error
+    except NotADirectoryError as error:
+        raise InvalidInput(f"the mount point {path} is not a directory") from error
+    except PermissionError as error:
+        raise AccessDenied(f"the mount point {path} can't be read") from error
+    return path
+
+
+def check_outside(path: str, mountpoint: str, what: str) -> None:
+    """Raise `InvalidInput` where `path` lies at or below `mountpoint`: the mount would wait for itself."""
+    inner = os.path.realpath(path)
+    if os.path.commonpath([inner, mountpoint]) == mountpoint:
+        raise InvalidInput(f"{what} {inner} lies below the mount point {mountpoint}", hint="put it elsewhere")
+
+
+def unmount(path: str, *, lazy: bool = True) -> None:
+    """Unmount `path`, dead or alive. Not `lazy`: only when nobody uses it.
+
+    Raises `InvalidInput` where nothing is mounted, `DasfsError` with what fusermount3 said.
+    """
+    if find_mount(path) is None:
+        raise InvalidInput(f"nothing is mounted at {path}")
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", path]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError as error:
+        raise NotFound("fusermount3 is not installed", hint="run: apt-get install fuse3") from error
+    if done.returncode != 0 and find_mount(path) is not None:
+        said = done.stderr.strip().splitlines()[-1:] or ["fusermount3 failed"]
+        raise DasfsError(
+            f"{path} could not be unmounted: {said[0].removeprefix('fusermount3: ')}",
+            hint="end what uses it (fuser -vm shows it), or use --lazy",
+        )
+
+
+def _unescape(text: str) -> str:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

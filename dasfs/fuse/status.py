@@ -1,0 +1,73 @@
+"""How a mount is doing: the content of `.dasfs/status.json`, and the totals that `statfs` shows.
+
+**Concurrency:** used in the mount's trio thread only; what it shows is gathered when it is asked for.
+"""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import dasfs
+from dasfs.cache.blocks import BlockCache
+from dasfs.cache.catalog import Catalog, DatasetState
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the datasets seen so far hold together. Bytes, and numbers of datapoints."""
+
+    datapoints: int
+    data_size: int
+
+
+@dataclass(slots=True)
+class Status:
+    """One mount's state of health. `store` is the store's URL."""
+
+    store: str
+    mountpoint: str
+    options: dict[str, object]
+    catalog: Catalog
+    blocks: BlockCache
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    reads: int = 0
+    bytes_read: int = 0
+
+    def count_read(self, size: int) -> None:
+        self.reads += 1
+        self.bytes_read += size
+
+    def totals(self) -> Totals:
+        snapshots = [state.snapshot for state in self.catalog.states]
+        return Totals(sum(each.count for each in snapshots), sum(each.data_size for each in snapshots))
+
+    def render(self) -> bytes:
+        """Return the status as JSON, ending in a newline."""
+        document = {
+            "dasfs": dasfs.__version__,
+            "pid": os.getpid(),
+            "store": self.store,
+            "mountpoint": self.mountpoint,
+            "options": self.options,
+            "started": self.started.isoformat(timespec="seconds"),
+            "uptime_s": int((datetime.now(UTC) - self.started).total_seconds()),
+            "problem": self.catalog.problem,
+            "reads": self.reads,
+            "bytes_read": self.bytes_read,
+            "datasets": {state.name: _describe(state) for state in self.catalog.states},
+            "block_cache": dataclasses.asdict(self.blocks.statistics()),
+        }
+        return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def _describe(state: DatasetState) -> dict[str, object]:
+    return {
+        "revision": state.snapshot.revision,
+        "datapoints": state.snapshot.count,
+        "dataranges": len(state.snapshot.dataranges),
+        "bytes": state.snapshot.data_size,
+        "refreshed": state.refreshed_at.isoformat(timespec="seconds"),
+        "problem": state.problem,
+    }

@@ -1,0 +1,199 @@
+"""One bucket behind one boto3 client: the place where every request of the S3 store is made.
+
+**Concurrency:** a client may be used from any number of threads; nothing here changes after it was made.
+"""
+
+import base64
+import hashlib
+import io
+import re
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.config import Config
+
+from dasfs.errors import InvalidInput
+from dasfs.stores.base import StoreOptions
+from dasfs.stores.keys import MAX_KEY_LENGTH, check_key, check_prefix
+from dasfs.stores.retry import GarbledAnswer, RetryPolicy
+from dasfs.stores.s3_errors import map_errors
+from dasfs.stores.urls import StoreUrl
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+Data = bytes | bytearray | memoryview
+Answer = Mapping[str, Any]
+
+_PLAIN_MD5: Final = re.compile(r"[0-9a-f]{32}")
+# A bigger body is handed over in pieces, see `PartReader`.
+_WHOLE_BODY_SIZE: Final = 1 << 20
+# Connecting takes one round trip; more than this is a dead route.
+_MAX_CONNECT_S: Final = 10.0
+
+
+class PartReader(io.RawIOBase):
+    """A body that is read in pieces out of memory that is not copied.
+
+    http.client sends `bytes` with one `sendall`, whose timeout is for all of it: 16 MiB over a slow line
+    would never arrive. From a reader it sends 16 KiB at a time, and the timeout is for each of them.
+    """
+
+    def __init__(self, data: Data) -> None:
+        super().__init__()
+        self._view = memoryview(data).cast("B")
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        target = memoryview(buffer).cast("B")
+        piece = self._view[self._position : self._position + len(target)]
+        target[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
+class Bucket:
+    """Requests to one bucket, below one prefix: each is retried, bounded in time, its errors translated."""
+
+    def __init__(self, place: StoreUrl, options: StoreOptions) -> None:
+        self.url = str(place)
+        self.name = place.place
+        self.policy = RetryPolicy(options.deadline_s)
+        self._prefix = f"{place.prefix}/" if place.prefix else ""
+        with map_errors(self.url):
+            self.client = _make_client(options, self.policy)
+
+    def full_key(self, key: str) -> str:
+        """Return the key in the bucket of the store's `key`. Raises `InvalidInput`."""
+        full = self._prefix + check_key(key)
+        if len(full) > MAX_KEY_LENGTH:
+            raise InvalidInput(f"key {full[:40]!r}... is longer than {MAX_KEY_LENGTH} bytes")
+        return full
+
+    def full_prefix(self, prefix: str) -> str:
+        """Return the prefix in the bucket of the store's `prefix`, which may be empty."""
+        return self._prefix + check_prefix(prefix)
+
+    def relative(self, full_key: str) -> str:
+        """Return the store's key of a key in the bucket."""
+        return full_key.removeprefix(self._prefix)
+
+    def describe(self, key: str) -> str:
+        """Return how messages name the object."""
+        return f"{self.url}/{key}"
+
+    def request(
+        self,
+        operation: str,
+        what: str,
+        *,
+        check: Callable[[Answer], object] | None = None,
+        body: Data | None = None,
+        policy: RetryPolicy | None = None,
+        cancelled: threading.Event | None = None,
+        **parameters: Any,
+    ) -> Answer:
+        """Return the answer to one S3 operation, by boto3's name for it.
+
+        Args:
+            what: names the object or bucket in messages.
+            check: looks at each answer, and raises what makes the request be tried again.
+            body: is sent with its MD5, which the store checks.
+            policy: another one than the bucket's.
+            cancelled: ends the attempts when it is set.
+        """
+        method = getattr(self.client, operation)
+        if body is not None:
+            parameters["ContentMD5"] = base64.b64encode(md5(body).digest()).decode()
+
+        def attempt() -> Answer:
+            if body is not None:
+                parameters["Body"] = _make_body(body)
+            with map_errors(what):
+                answer: Answer = method(Bucket=self.name, **parameters)
+                if check is not None:
+                    check(answer)
+                return answer
+
+        return (policy or self.policy).run(attempt, cancelled=cancelled)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self.client.close()
+
+
+def md5(data: Data) -> "hashlib._Hash":
+    """Return the MD5 of `data`, which S3 uses against damage, not against forgery."""
+    return hashlib.md5(data, usedforsecurity=False)
+
+
+def clean_etag(answer: Answer, what: str) -> str:
+    """Return an answer's ETag without quotes. Raises `GarbledAnswer` when it has none: that was not S3."""
+    etag = answer.get("ETag")
+    if not etag:
+        raise GarbledAnswer(f"{what}: the answer has no ETag: it is not one of an S3 store")
+    return str(etag).removeprefix("W/").strip('"')
+
+
+def is_content_md5(answer: Answer, etag: str) -> bool:
+    """Return whether `etag` is the content's MD5: it is not after multipart uploads, and with KMS or own keys."""
+    encryption = str(answer.get("ServerSideEncryption", ""))
+    hidden = encryption.startswith("aws:kms") or "SSECustomerAlgorithm" in answer
+    return not hidden and _PLAIN_MD5.fullmatch(etag) is not None
+
+
+def check_etag(answer: Answer, digest: str, what: str) -> str:
+    """Return an answer's ETag. Raises `GarbledAnswer` when it is an MD5, but not the content's `digest`."""
+    etag = clean_etag(answer, what)
+    if is_content_md5(answer, etag) and etag != digest:
+        raise GarbledAnswer(f"{what}: the ETag is not the checksum of the bytes")
+    return etag
+
+
+def _make_body(data: Data) -> bytes | PartReader:
+    size = memoryview(data).nbytes
+    return bytes(data) if size <= _WHOLE_BODY_SIZE else PartReader(data)
+
+
+def _make_client(options: StoreOptions, policy: RetryPolicy) -> Any:
+    """Return a client. Path-style addressing is what botocore itself does as soon as an endpoint is set."""
+    session = boto3.Session(profile_name=options.profile, region_name=options.region)
+    config = Config(
+        signature_version="s3v4",
+        connect_timeout=min(_MAX_CONNECT_S, policy.attempt_s),
+        read_timeout=policy.attempt_s,
+        max_pool_connections=options.connections,
+        retries={"total_max_attempts": 1},  # `retry.py` is the one place for them
+        # Ceph 16 and others don't know the checksums that newer clients send by default.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        client = session.client("s3", endpoint_url=options.endpoint_url, config=config)
+    except ValueError as error:  # botocore's way to refuse an endpoint
+        raise InvalidInput(
+            f"the endpoint of the store can't be used: {error}", hint="check AWS_ENDPOINT_URL"
+        ) from error
+    client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    return client
+
+
+def _add_content_md5(params: dict[str, Any], **_: Any) -> None:
+    """Send the MD5 that S3 asks for with DeleteObjects: botocore sends a CRC-32, which some gateways refuse."""
+    params["headers"]["Content-MD5"] = base64.b64encode(md5(params["body"]).digest()).decode()
