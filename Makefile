@@ -43,7 +43,7 @@ bench/fuse_memory: bench/fuse_memory.c
 
 docs:  ## build the documentation into site/
 	@.ci/setup docs
-	@$(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo 'the documentation is in site/index.html'
 
 install:  ## install into PREFIX, with `dasfs` on the path and `mount -t fuse.dasfs` (root)

@@ -1,7 +1,8 @@
 """One GET of neighbouring blocks: fetch, check, write. What a thread does for the block cache.
 
-**Concurrency:** `Fetch.run` runs in a thread that may be left behind; what it found comes back as a value, so a thread
-that nobody waits for any more changes nothing but the file, and there it writes only bytes that were checked.
+**Concurrency:** `Fetch.run` runs in a thread that may be left behind; what it found comes back as a value,
+so a thread that nobody waits for any more changes nothing but the file, and there it writes only bytes that
+were checked.
 """
 
 import os
@@ -38,7 +39,7 @@ class Fetch:
     # Copies: the segment may move to another object meanwhile.
     tar_key: str
     offset: int
-    generation: int
+    generation: int = 0
     # The blocks that may be written to the file, and the file.
     writable: frozenset[int] = frozenset()
     file: OpenFile | None = None
@@ -56,7 +57,10 @@ class Fetch:
         return min(self.blocks.stop * BLOCK_SIZE, self.segment.length) - self.start
 
     def run(self, store: Store) -> Fetched:
-        """Do it. Blocks. Raises what the store raises; a block that is wrong twice does not spoil its neighbours."""
+        """Do it. Blocks. Raises what the store raises.
+
+        A block that is wrong twice does not spoil its neighbours.
+        """
         data = memoryview(bytearray(self.size))
         try:
             store.read_into(self.tar_key, self.offset + self.start, data)
@@ -89,7 +93,9 @@ class Fetch:
         start = self.offset + block * BLOCK_SIZE
         return Corrupt(f"{self.tar_key}: the bytes from {start} on do not match their checksum")
 
-    def _write(self, data: memoryview, bad: Mapping[int, DasfsError]) -> tuple[tuple[int, ...], OSError | None]:
+    def _write(
+        self, data: memoryview, bad: Mapping[int, DasfsError]
+    ) -> tuple[tuple[int, ...], OSError | None]:
         written: list[int] = []
         if self.file is None or self.abandoned:
             return (), None

@@ -2,10 +2,12 @@
 
     blocks/<2 hex digits>/<32 hex digits>.blk
 
-A file has the length of its segment from the start, so that one that somebody cut off or replaced is told by its size
-or its inode. Space is given back by punching holes; where the file system can't, by deleting whole files.
+A file has the length of its segment from the start, so that one that somebody cut off or replaced is told
+by its size or its inode. Space is given back by punching holes; where the file system can't, by deleting
+whole files.
 
-**Concurrency:** methods that take a `CachedSegment` are for the trio thread; `punch`, `remove`, `scan` are for threads.
+**Concurrency:** methods that take a `CachedSegment` are for the trio thread; `punch`, `remove`, `scan` are
+for threads.
 """
 
 import ctypes
@@ -39,8 +41,8 @@ _libc.fallocate.restype = ctypes.c_int
 class OpenFile:
     """A file descriptor that is closed when nobody holds it any more.
 
-    A thread that was left behind may still write into a file that the cache has closed since. If it held a bare
-    number, that would be another file's by then.
+    A thread that was left behind may still write into a file that the cache has closed since. If it held a
+    bare number, that would be another file's by then.
     """
 
     __slots__ = ("fd",)
@@ -73,8 +75,8 @@ class BlockFiles:
     def open(self, segment: "CachedSegment") -> OpenFile | None:
         """Return the open file of a segment, or None where there is none that can be trusted.
 
-        A file that is not the one that this process knew is taken, but its inode tells: see `CachedSegment.inode`.
-        Raises `OSError`.
+        A file that is not the one that this process knew is taken, but its inode tells: see
+        `CachedSegment.inode`. Raises `OSError`.
         """
         if segment.file is not None:
             return segment.file
@@ -123,7 +125,9 @@ class BlockFiles:
         for directory in sorted(os.listdir(self._root)):
             with suppress(NotADirectoryError), os.scandir(os.path.join(self._root, directory)) as entries:
                 yield [
-                    FoundFile(entry.name.removesuffix(_SUFFIX), entry.stat(follow_symlinks=False).st_blocks * 512)
+                    FoundFile(
+                        entry.name.removesuffix(_SUFFIX), entry.stat(follow_symlinks=False).st_blocks * 512
+                    )
                     for entry in entries
                     if entry.name.endswith(_SUFFIX)
                 ]
@@ -135,7 +139,8 @@ class BlockFiles:
         segment.file = file
         self._open[segment.name] = segment
         if len(self._open) > self._max_open:
-            # The one opened first, though it may be in use: opening it again is 10 µs, keeping a strict order more.
+            # The one opened first, though it may be in use: opening it again is 10 µs, keeping a strict
+            # order more.
             _, oldest = self._open.popitem(last=False)
             oldest.file = None
         return file
@@ -157,7 +162,7 @@ class BlockFiles:
 
 
 def segment_name(identity: str) -> str:
-    """Return the name of the file that holds a segment's blocks: 32 hex digits, even over the 256 directories."""
+    """Return the name of the file that holds a segment's blocks: 32 hex digits, evenly spread."""
     return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
 

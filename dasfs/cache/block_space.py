@@ -1,11 +1,12 @@
 """The room of the block cache: how much it may hold, and what goes when there is no more.
 
-The least recently used blocks go, about 5 % of the cache at once, so that looking at all ages (0.1 s for 1 TB) is paid
-once for many blocks. Ages are approximate: see `plan.py`.
+The least recently used blocks go, about 5 % of the cache at once, so that looking at all ages (0.1 s for 1
+TB) is paid once for many blocks. Ages are approximate: see `plan.py`.
 
-**Concurrency:** runs in the trio thread, with SQL and file operations in threads. One lock: at any time one task
-evicts, drops or recovers. A block is LEAVING from the moment it is chosen until its space is back: it is not read, and
-what is fetched meanwhile is not written. A kill between the two leaves a record whose CRC-32 check fails.
+**Concurrency:** runs in the trio thread, with SQL and file operations in threads. One lock: at any time one
+task evicts, drops or recovers. A block is LEAVING from the moment it is chosen until its space is back: it
+is not read, and what is fetched meanwhile is not written. A kill between the two leaves a record whose
+CRC-32 check fails.
 """
 
 import logging
@@ -17,14 +18,15 @@ from typing import Final
 
 import trio
 
-from dasfs.cache.block_files import BlockFiles
+from dasfs.cache.block_files import BlockFiles, FoundFile
 from dasfs.cache.block_schema import SegmentRow
 from dasfs.cache.block_table import ABSENT, BlockTable, CachedSegment, bytes_used
 from dasfs.cache.plan import BLOCK_SIZE, Evictions, choose_evictions, count_ages, find_victims
 
 log = logging.getLogger(__name__)
 
-# Eviction begins before the cache is full, so that nobody waits for it: 256 MiB arrive in a quarter of a second.
+# Eviction begins before the cache is full, so that nobody waits for it: 256 MiB arrive in a quarter of a
+# second.
 _MAX_HEADROOM: Final = 256 << 20
 # After the disk was full, hold less for a while: whoever filled it may be gone then.
 _SHRUNK_S: Final = 300.0
@@ -53,7 +55,7 @@ class Space:
         return self.capacity
 
     async def reserve(self, size: int) -> bool:
-        """Make room for `size` bytes that will be written; False if there can't be. `release` them afterwards."""
+        """Make room for `size` bytes to be written; False if there can't be. `release` them afterwards."""
         if not self._fits(size) and size <= self.limit:
             async with self._lock:
                 if not self._fits(size):
@@ -73,7 +75,9 @@ class Space:
         if shrunk and self._table.used > self._shrunk_to:
             return  # the eviction is under way
         if not shrunk:
-            log.warning("the cache's disk is full: the block cache holds at most %d MiB now", self._table.used >> 21)
+            log.warning(
+                "the cache's disk is full: the block cache holds at most %d MiB now", self._table.used >> 21
+            )
         self._shrunk_to = self._table.used // 2
         self._shrunk_until = trio.current_time() + _SHRUNK_S
         self._pressure.set()
@@ -96,14 +100,23 @@ class Space:
     async def recover(self) -> None:
         """Give back the space of what no record knows, after the last mount was killed."""
         scan = self._files.scan()
-        while (found := await trio.to_thread.run_sync(next, scan, None)) is not None:
-            async with self._lock:
+        try:
+            while (found := await trio.to_thread.run_sync(next, scan, None)) is not None:
                 for file in found:
-                    segment = self._table.load(file.name)
-                    if segment is None:
-                        self._files.remove(file.name)  # inline: nobody can begin to use it meanwhile
-                    elif self._files.can_punch and file.allocated >= bytes_used(segment) + BLOCK_SIZE:
-                        await self._give_up([(segment, _free_blocks(segment))])
+                    async with self._lock:
+                        await self._recover_file(file)
+        except OSError as error:
+            log.warning("what a killed mount left in the block cache was not all found: %s", error)
+
+    async def _recover_file(self, file: FoundFile) -> None:
+        segment = self._table.load(file.name)
+        if segment is None:
+            self._files.remove(file.name)  # inline: nobody can begin to use it meanwhile
+        elif self._files.can_punch and file.allocated >= bytes_used(segment) + BLOCK_SIZE:
+            unknown = [
+                n for n, state in enumerate(segment.states) if state == ABSENT and n not in segment.in_flight
+            ]
+            await self._give_up([(segment, unknown)])
 
     def _fits(self, size: int) -> bool:
         return self._table.used + self.reserved + size <= self.limit
@@ -134,8 +147,8 @@ class Space:
         left = await self._evict_from(recent, tick, left)
         pages = self._table.pages(partial(_find_names, skip=skip, tick=tick, choice=left, whole=whole))
         while self._table.used > goal and (names := await self._table.advance(pages)) is not None:
-            segments = [segment for name in names if (segment := self._table.load(name)) is not None]
-            left = await self._evict_from(segments, tick, left)
+            known = [self._table.load(name) for name in names]
+            left = await self._evict_from([each for each in known if each is not None], tick, left)
 
     async def _evict_from(self, segments: Sequence[CachedSegment], tick: int, choice: Evictions) -> Evictions:
         """Give up what `choice` says of `segments`; return what is left to choose."""
@@ -152,7 +165,9 @@ class Space:
             await self._give_up(batch)
         return choice
 
-    async def _give_up(self, batch: Iterable[tuple[CachedSegment, Sequence[int]]], *, drop: bool = False) -> None:
+    async def _give_up(
+        self, batch: Iterable[tuple[CachedSegment, Sequence[int]]], *, drop: bool = False
+    ) -> None:
         """Give blocks and their space back, and the file with the last of them. Needs the lock.
 
         With `drop` the file goes in any case, and what is in flight will not be written or recorded.
@@ -181,7 +196,9 @@ class Space:
                 else:
                     self._files.punch(each.segment.name, each.blocks)
             except OSError as error:
-                log.warning("the space of segment %s can't be given back: %s", each.segment.identity, error.strerror)
+                log.warning(
+                    "the space of segment %s can't be given back: %s", each.segment.identity, error.strerror
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +213,6 @@ class _Leaving:
 
 def _headroom(limit: int) -> int:
     return min(limit // 32, _MAX_HEADROOM)
-
-
-def _free_blocks(segment: CachedSegment) -> list[int]:
-    """Return the blocks that nobody has and nobody fetches."""
-    return [n for n, state in enumerate(segment.states) if state == ABSENT and n not in segment.in_flight]
 
 
 def _count_page(page: list[SegmentRow], *, skip: frozenset[str], tick: int, whole: bool) -> Counter[int]:

@@ -1,11 +1,11 @@
 """Which blocks of which segments are in the cache, in memory and on record.
 
-The state of a segment in use is one `CachedSegment`, of which there is never a second: it is found as long as anybody
-holds it. A bounded number is kept when nobody does; all others are rows of the database. So memory does not grow with
-the cache: 5 bytes a block of the segments that were used lately.
+The state of a segment in use is one `CachedSegment`, of which there is never a second: it is found as long
+as anybody holds it. A bounded number is kept when nobody does; all others are rows of the database. So
+memory does not grow with the cache: 5 bytes a block of the segments that were used lately.
 
-**Concurrency:** everything here runs in the trio thread, and is atomic between two awaits. Only `flush` and `pages` use
-threads, with values that were copied before.
+**Concurrency:** everything here runs in the trio thread, and is atomic between two awaits. Only `flush` and
+`pages` use threads, with values that were copied before.
 """
 
 import logging
@@ -67,19 +67,23 @@ class CachedSegment:
         "touched",
     )
 
-    def __init__(self, name: str, identity: str, length: int, states: bytearray, last_used: "array[int]") -> None:
+    def __init__(
+        self, name: str, identity: str, length: int, states: bytearray, last_used: "array[int]"
+    ) -> None:
         self.name = name
         self.identity = identity
         self.length = length
         self.states = states
         self.last_used = last_used
-        # Where its bytes are in the store now, and their checksums (u32 big-endian a block); aggregation moves it.
+        # Where its bytes are in the store now, and their checksums (u32 big-endian a block); aggregation
+        # moves it.
         self.tar_key = ""
         self.offset = 0
         self.block_crcs = b""
         self.file: OpenFile | None = None
         self.inode = 0
-        # Goes up whenever blocks are lost without having been evicted: what was begun before is not recorded.
+        # Goes up whenever blocks are lost without having been evicted: what was begun before is not
+        # recorded.
         self.generation = 0
         self.in_flight: dict[int, Fetch] = {}
         self.touched = -1
@@ -92,11 +96,18 @@ class BlockTable:
     """All segments of one cache, and how many bytes they use. `tick` is the clock of `last_used`."""
 
     def __init__(
-        self, database: BlockDatabase, *, tick: int, used: int, blocks_a_tick: int, resident_blocks: int = RESIDENT_BLOCKS
+        self,
+        database: BlockDatabase,
+        *,
+        tick: int,
+        used: int,
+        blocks_a_tick: int,
+        resident_blocks: int = RESIDENT_BLOCKS,
     ) -> None:
         self.tick = tick & TICK_MASK
         self.used = used
         self.broken = False
+        self._failed = False
         self._database = database
         self._database_lock = trio.Lock()
         self._blocks_a_tick = blocks_a_tick
@@ -124,7 +135,9 @@ class BlockTable:
             segment = self._from_record(name)
             if segment is None:
                 count = block_count(length)
-                segment = CachedSegment(name, identity, length, bytearray(count), array("I", bytes(4 * count)))
+                segment = CachedSegment(
+                    name, identity, length, bytearray(count), array("I", bytes(4 * count))
+                )
                 self._alive[name] = segment
         self._keep(segment)
         return segment
@@ -163,7 +176,7 @@ class BlockTable:
         self._changed[segment.name] = segment
 
     def lose(self, segment: CachedSegment) -> None:
-        """Note that the file of `segment` is gone or not to be trusted. Blocks that are leaving go on leaving."""
+        """Note that the file of `segment` is gone or not to be trusted. What is LEAVING goes on leaving."""
         self.used -= bytes_used(segment)
         segment.states[:] = segment.states.translate(_TO_ABSENT)
         segment.generation += 1
@@ -205,7 +218,7 @@ class BlockTable:
                 self._changed = pending | self._changed
 
     def pages(self, summarise: Callable[[list[SegmentRow]], Summary]) -> Iterator[Summary]:
-        """Return an iterator for `advance` over what `summarise` says of the rows on record, some at a time."""
+        """Return what `summarise` says of the rows on record, some at a time. An iterator for `advance`."""
         return map(summarise, self._database.pages())
 
     async def advance(self, pages: Iterator[Summary]) -> Summary | None:
@@ -217,27 +230,27 @@ class BlockTable:
             try:
                 return await trio.to_thread.run_sync(next, pages, None)
             except DasfsError as error:
-                self._note_failure(error)
+                self.note_failure(error)
                 return None
 
-    def _note_failure(self, error: DasfsError) -> None:
-        if not self.broken:
+    def note_failure(self, error: DasfsError) -> None:
+        """Say once that the database fails. A cache without it works, and forgets at its end."""
+        if not self._failed:
             log.warning("%s; the block cache goes on without it", error)
+        self._failed = True
         self.broken = self.broken or isinstance(error, Corrupt)
 
     def _from_record(self, name: str) -> CachedSegment | None:
         try:
             row = self._database.load(name)
         except DasfsError as error:
-            self._note_failure(error)
+            self.note_failure(error)
             return None
         if row is None:
             return None
-        count = block_count(row.length)
-        if len(row.states) != count or len(row.last_used) != 4 * count or row.states.strip(b"\0\1"):
-            log.warning("the record of segment %s in the block cache is damaged and was dropped", row.identity)
-            return None
-        segment = CachedSegment(name, row.identity, row.length, bytearray(row.states), array("I", row.last_used))
+        segment = CachedSegment(
+            name, row.identity, row.length, bytearray(row.states), array("I", row.last_used)
+        )
         self._alive[name] = segment
         return segment
 

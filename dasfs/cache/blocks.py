@@ -1,38 +1,39 @@
 """The block cache: fetched pieces of TAR objects in local files, so that each is fetched once.
 
-**Concurrency:** everything runs in one trio thread, but for: the GETs with their checks and writes (`block_fetch`), the
-saving of records (`block_table`), giving space back (`block_space`). `read_cached` waits for nothing: between its look at
-the states and its `pread` no other task runs, and a block's space is given back only after its state says LEAVING. A GET
-is a task of the cache, not of its first reader: readers come, wait for its event each with its own deadline, and go. Of
-many readers of a block, one causes a GET. A GET that takes too long is left behind in its thread; its block is free
-to be fetched again at once, and the thread can do no harm: what it writes was checked, its file stays its own, and nothing
-is recorded.
+**Concurrency:** everything runs in one trio thread, but for: the GETs with their checks and writes
+(`block_fetch`), the saving of records (`block_table`), giving space back (`block_space`). `read_cached`
+waits for nothing: between its look at the states and its `pread` no other task runs, and a block's space is
+given back only after its state says LEAVING. A GET is a task of the cache, not of its first reader: readers
+come, wait for its event each with its own deadline, and go. Of many readers of a block, one causes a GET. A
+GET that takes too long is left behind in its thread; its block is free to be fetched again at once, and the
+thread can do no harm: what it writes was checked, its file stays its own, and nothing is recorded.
 
-What is atomic: a block is written, then VERIFIED in memory, then, seconds later, recorded. **A crash** loses the blocks
-since the last record (their space is given back by `Space.recover`) and leaves records of blocks that were evicted since;
-those read as zeros and fail their CRC-32. After a restart every block proves its CRC-32 at its first touch. Until a
-restart it is not checked again: who damages a file under a running mount can make it serve wrong bytes.
+What is atomic: a block is written, then VERIFIED in memory, then, seconds later, recorded. **A crash**
+loses the blocks since the last record (their space is given back by `Space.recover`) and leaves records of
+blocks that were evicted since; those read as zeros and fail their CRC-32. After a restart every block
+proves its CRC-32 at its first touch. Until a restart it is not checked again: who damages a file under a
+running mount can make it serve wrong bytes.
 """
 
 import logging
-import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
-from zlib import crc32
 
 import trio
 
-from dasfs.cache.block_fetch import ByteBudget, Fetch, Fetched
-from dasfs.cache.block_files import BlockFiles, segment_name
-from dasfs.cache.block_schema import BlockDatabase, StartValues
+from dasfs.cache.block_fetch import ByteBudget, Fetch
+from dasfs.cache.block_files import segment_name
+from dasfs.cache.block_flights import Flights
+from dasfs.cache.block_local import LocalBlocks
 from dasfs.cache.block_space import Space
-from dasfs.cache.block_table import ABSENT, PRESENT, VERIFIED, BlockTable, CachedSegment
-from dasfs.cache.database import remove_database
+from dasfs.cache.block_storage import BlockStorage
+from dasfs.cache.block_table import ABSENT, CachedSegment
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.plan import BLOCK_SIZE, block_length, block_span, plan_blocks
-from dasfs.errors import Corrupt, DasfsError, DeadlineExceeded, InvalidInput, NoSpace
+from dasfs.errors import DasfsError, DeadlineExceeded, InvalidInput, NoSpace
 from dasfs.formats.segments import Segment
 from dasfs.stores.base import MIB, Store
 
@@ -40,12 +41,10 @@ __all__ = ["BlockCache", "BlockCacheOptions", "CacheStatistics", "CachedSegment"
 
 log = logging.getLogger(__name__)
 
-_DATABASE: Final = "blocks.db"
-_FILES: Final = "blocks"
 # A read fetches so much at once: buffers are bounded also when somebody asks for gigabytes.
 _WAVE_BLOCKS: Final = 32 * MIB // BLOCK_SIZE
-# How long the last save may hold up an unmount.
-_CLOSE_S: Final = 10.0
+# Times of use are worth less than blocks: they are saved every twelfth time.
+_ROUNDS_TO_SAVE_ALL: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,8 @@ class BlockCacheOptions:
     """How a block cache behaves. Sizes are bytes."""
 
     capacity: int
-    # Eight of them in parallel carry three times what one does; larger ones make the first reader wait longer.
+    # Eight of them in parallel carry three times what one does; larger ones make the first reader wait
+    # longer.
     max_get_size: int = 8 * MIB
     prefetch_budget: int = 64 * MIB
     # A GET that has not come by then is given up. The store's own deadline should be no longer.
@@ -90,35 +90,35 @@ class BlockCache:
     """The block cache of one mount. Made by `open_block_cache`."""
 
     def __init__(
-        self,
-        nursery: trio.Nursery,
-        store: Store,
-        table: BlockTable,
-        files: BlockFiles,
-        options: BlockCacheOptions,
+        self, nursery: trio.Nursery, store: Store, storage: BlockStorage, options: BlockCacheOptions
     ) -> None:
         self._nursery = nursery
-        self._store = store
-        self._table = table
-        self._files = files
+        self._storage = storage
+        self._table = storage.table
         self._options = options
-        self._space = Space(table, files, options.capacity)
-        self._readers = trio.CapacityLimiter(options.connections)
-        self._prefetchers = trio.CapacityLimiter(max(1, options.connections // 2))
+        self._space = Space(storage.table, storage.files, options.capacity)
+        self._local = LocalBlocks(storage.table, storage.files, self._space)
+        self._flights = Flights(
+            nursery,
+            store,
+            storage.table,
+            self._local,
+            self._space,
+            connections=options.connections,
+            timeout_s=options.get_timeout_s,
+            max_blocks=max(1, options.max_get_size // BLOCK_SIZE),
+        )
         self._budget = ByteBudget(options.prefetch_budget)
-        self._file_trouble = False
-        self._hits = self._misses = self._bytes_served = self._bytes_fetched = 0
-        self._failures = self._fetches = self._fetch_errors = self._in_flight = 0
+        self._hits = self._misses = self._bytes_served = 0
 
     def segment(self, dataset_id: str, tar_key: str, segment: Segment) -> CachedSegment:
-        """Return the handle to read a segment with. Cheap: some microseconds, and no I/O if it was used lately.
+        """Return the handle to read a segment with. Cheap: some microseconds, and perhaps a point lookup.
 
-        The newest call says where the segment is: when aggregation moved it, call this again with the new object, and all
-        handles that are out there read from it.
+        The newest call says where the segment is: when aggregation moved it, call this again with the new
+        object, and all handles that are out there read from it.
         """
-        identity = f"{dataset_id}/{segment.origin}/{segment.origin_offset}+{segment.length}"
-        name = segment_name(identity)
-        cached = self._table.obtain(name, identity, segment.length)
+        identity = _identity(dataset_id, segment)
+        cached = self._table.obtain(segment_name(identity), identity, segment.length)
         cached.tar_key, cached.offset = tar_key, segment.offset
         if cached.block_crcs is not segment.block_crcs:
             if cached.block_crcs not in (b"", segment.block_crcs):
@@ -132,15 +132,9 @@ class BlockCache:
         Waits for nothing but the local disk: 5 µs for 64 KiB that the kernel has in memory.
         """
         if not 0 <= start < end <= segment.length:
-            return _empty_range(segment, start, end)
-        states, last_used, tick = segment.states, segment.last_used, self._table.tick
-        for block in range(start // BLOCK_SIZE, (end - 1) // BLOCK_SIZE + 1):
-            if states[block] != VERIFIED and not self._verify(segment, block):
-                return None
-            last_used[block] = tick
-        if segment.touched != tick:
-            self._table.touch(segment)
-        data = self._pread(segment, start, end)
+            _check_range(segment, start, end)
+            return b""
+        data = self._local.read(segment, start, end)
         if data is not None:
             self._hits += 1
             self._bytes_served += end - start
@@ -149,46 +143,46 @@ class BlockCache:
     async def read(self, segment: CachedSegment, start: int, end: int, deadline: float) -> bytes:
         """Return the bytes `[start, end)` of a segment, from the cache or the store.
 
-        `deadline` is on trio's clock. Raises `DeadlineExceeded` then, `NotFound` when the object is gone (it was moved or
-        deleted: see `segment`), `Corrupt` when bytes are wrong also at the second try, and what else the store raises.
+        `deadline` is on trio's clock. Raises `DeadlineExceeded` then, `NotFound` when the object is gone
+        (it was moved or deleted: see `segment`), `Corrupt` when bytes are wrong also at the second try, and
+        what the store raises.
         """
         data = self.read_cached(segment, start, end)
         if data is not None:
             return data
         self._misses += 1
-        out = bytearray(end - start)
-        missing = [block for block in block_span(start, end) if not self._copy_cached(segment, block, start, out)]
+        window = _Window(segment, start, bytearray(end - start))
+        missing = [block for block in block_span(start, end) if not self._copy_local(window, block)]
         for place in range(0, len(missing), _WAVE_BLOCKS):
-            await self._read_missing(segment, missing[place : place + _WAVE_BLOCKS], start, out, deadline)
+            await self._copy_fetched(window, missing[place : place + _WAVE_BLOCKS], deadline)
         self._bytes_served += end - start
-        return bytes(out)
+        return bytes(window.out)
 
     async def prefetch(self, segment: CachedSegment, start: int, end: int) -> None:
         """Fetch what is missing of `[start, end)`, in parallel, within the budget; return when it is there.
 
-        Never raises for the store's sake: what can't be had is left. Never takes more than half of the cache, so that it
-        does not push out what it brought. Cancelled, it begins no more GETs; those in flight end by themselves.
+        What can't be had is left, without an error. Takes no more than half of the cache, so that it does
+        not push out what it brought. When cancelled it begins no more GETs; those in flight end by
+        themselves.
         """
-        end = min(end, segment.length, start + self._options.capacity // 2 // BLOCK_SIZE * BLOCK_SIZE)
-        wanted = [block for block in block_span(start, end) if self._is_missing(segment, block)]
+        half = self._space.limit // 2 // BLOCK_SIZE * BLOCK_SIZE
+        end = min(end, segment.length, start + half)
         begun: list[Fetch] = []
-        for stretch in plan_blocks(wanted, self._max_blocks):
+        for stretch in plan_blocks(self._missing(segment, block_span(start, end)), self._flights.max_blocks):
             size = len(stretch) * BLOCK_SIZE
             await self._budget.acquire(size)
             # Others may have begun some of it while this waited for the budget.
-            still = [block for block in stretch if self._is_missing(segment, block)]
-            gets = [self._begin(segment, each, self._prefetchers) for each in plan_blocks(still, self._max_blocks)]
-            begun += gets
-            self._nursery.start_soon(self._release_after, gets, size)
+            fetches = self._flights.begin(segment, self._missing(segment, stretch), prefetch=True)
+            self._nursery.start_soon(self._release_after, fetches, size)
+            begun += fetches
         for fetch in begun:
             await fetch.done.wait()
             if fetch.error is not None:
                 log.debug("prefetching from %s failed: %s", fetch.tar_key, fetch.error)
 
     async def drop(self, dataset_id: str, segment: Segment) -> None:
-        """Forget a segment that no dataset needs any more, and free its space. Readers of it would fetch it again."""
-        name = segment_name(f"{dataset_id}/{segment.origin}/{segment.origin_offset}+{segment.length}")
-        cached = self._table.load(name)
+        """Forget a segment that no dataset needs any more, and free its space. A reader fetches it again."""
+        cached = self._table.load(segment_name(_identity(dataset_id, segment)))
         if cached is not None:
             await self._space.drop(cached)
 
@@ -197,17 +191,147 @@ class BlockCache:
             hits=self._hits,
             misses=self._misses,
             bytes_served=self._bytes_served,
-            bytes_fetched=self._bytes_fetched,
+            bytes_fetched=self._flights.bytes_fetched,
             bytes_used=self._table.used,
             capacity=self._space.limit,
             blocks=-(-self._table.used // BLOCK_SIZE),
             evictions=self._space.evictions,
-            verification_failures=self._failures,
-            fetches=self._fetches,
-            fetch_errors=self._fetch_errors,
-            in_flight=self._in_flight,
+            verification_failures=self._local.failures + self._flights.failures,
+            fetches=self._flights.fetches,
+            fetch_errors=self._flights.errors,
+            in_flight=self._flights.in_flight,
         )
 
-    @property
-    def _max_blocks(self) -> int:
-        return max(1, self._options.max_get_size // BLOCK_SIZE)
+    async def save(self) -> None:
+        """Record now what the cache holds. Done regularly and at the end; what fails is tried again then."""
+        await self._save(everything=True)
+
+    def _missing(self, segment: CachedSegment, blocks: range) -> list[int]:
+        """Return those of `blocks` that are worth a GET: neither here nor in flight, and can be written."""
+        return [
+            block for block in blocks if segment.states[block] == ABSENT and block not in segment.in_flight
+        ]
+
+    def _copy_local(self, window: "_Window", block: int) -> bool:
+        start, end = window.overlap(block)
+        data = self._local.read(window.segment, start, end)
+        if data is None:
+            return False
+        window.out[start - window.start : end - window.start] = data
+        return True
+
+    async def _copy_fetched(
+        self, window: "_Window", blocks: list[int], deadline: float, *, again: bool = True
+    ) -> None:
+        """Fetch `blocks` and copy them. A GET that others began and that failed is no answer: try again."""
+        failed: list[int] = []
+        for joined in self._flights.cover(window.segment, blocks):
+            fetch = joined.fetch
+            with trio.move_on_at(deadline):
+                await fetch.done.wait()
+            if not fetch.done.is_set():
+                raise DeadlineExceeded(f"{fetch.tar_key} was not read within the deadline")
+            mine = [block for block in blocks if block in fetch.blocks]
+            if fetch.error is not None and again and not joined.own:
+                failed += mine
+                continue
+            for block in mine:
+                window.copy_from(fetch, block)
+        if failed:
+            await self._copy_fetched(window, sorted(failed), deadline, again=False)
+
+    async def _release_after(self, fetches: list[Fetch], size: int) -> None:
+        for fetch in fetches:
+            await fetch.done.wait()
+        self._budget.release(size)
+
+    async def run(self) -> None:
+        """Do what has to be done in the background, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._space.run)
+            nursery.start_soon(self._save_regularly)
+            directory = self._storage.directory
+            await trio.to_thread.run_sync(directory.remove_discarded, abandon_on_cancel=True)
+            if not self._storage.clean:
+                await self._space.recover()
+
+    async def _save_regularly(self) -> None:
+        rounds = 0
+        while True:
+            await trio.sleep(self._options.save_interval_s)
+            rounds += 1
+            await self._save(everything=rounds % _ROUNDS_TO_SAVE_ALL == 0)
+
+    async def _save(self, *, everything: bool) -> None:
+        try:
+            await self._table.flush(everything=everything)
+        except NoSpace:
+            self._space.note_full_disk()
+        except DasfsError as error:
+            self._table.note_failure(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """What one read collects: the bytes of `segment` from `start` on."""
+
+    segment: CachedSegment
+    start: int
+    out: bytearray
+
+    def overlap(self, block: int) -> tuple[int, int]:
+        """Return the range in the segment that `block` and the window share."""
+        block_start = block * BLOCK_SIZE
+        end = min(self.start + len(self.out), block_start + block_length(block, self.segment.length))
+        return max(self.start, block_start), end
+
+    def copy_from(self, fetch: Fetch, block: int) -> None:
+        """Copy what a finished GET brought; raise its error, or what is wrong with this block."""
+        error = fetch.error if fetch.result is None else fetch.result.bad.get(block)
+        if error is not None:
+            # A new one: several tasks raise it, and each adds its own traceback.
+            raise type(error)(error.message, hint=error.hint) from error
+        if fetch.result is not None:
+            start, end = self.overlap(block)
+            self.out[start - self.start : end - self.start] = fetch.result.data[
+                start - fetch.start : end - fetch.start
+            ]
+
+
+@asynccontextmanager
+async def open_block_cache(
+    directory: CacheDirectory, store: Store, options: BlockCacheOptions
+) -> AsyncIterator[BlockCache]:
+    """Open the block cache in `directory` over `store`, and keep it until the block ends.
+
+    A database that is missing, damaged or of another version is built anew, and the files with it. Raises
+    `NoSpace`, `AccessDenied`. An exception of the block comes out as it is, in no group.
+    """
+    storage = await trio.to_thread.run_sync(
+        partial(BlockStorage.open, directory, capacity=options.capacity, open_files=options.open_files)
+    )
+    failure: Exception | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            cache = BlockCache(nursery, store, storage, options)
+            nursery.start_soon(cache.run)
+            try:
+                yield cache
+            except Exception as error:  # noqa: BLE001  # raised below
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+    finally:
+        with trio.CancelScope(shield=True):
+            await storage.close()
+
+
+def _identity(dataset_id: str, segment: Segment) -> str:
+    """Return what names a segment for ever. The length tells two versions of foreign data apart."""
+    return f"{dataset_id}/{segment.origin}/{segment.origin_offset}+{segment.length}"
+
+
+def _check_range(segment: CachedSegment, start: int, end: int) -> None:
+    if not 0 <= start <= end <= segment.length:
+        raise InvalidInput(f"bytes {start} to {end} are not in a segment of {segment.length}")

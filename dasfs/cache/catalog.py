@@ -12,14 +12,14 @@ answer.
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import trio
 
 from dasfs.cache.index import IndexCache, ManifestView
 from dasfs.cache.remote import Remote, SingleFlight
-from dasfs.dataset.dataset import Dataset, list_datasets
+from dasfs.dataset.dataset import Dataset, dataset_names
 from dasfs.dataset.model import Datarange, Snapshot
 from dasfs.errors import Corrupt, DasfsError, NotFound
 from dasfs.names import DatarangeId, check_dataset_name
@@ -34,6 +34,9 @@ MAX_VIEWS = 4096
 IDLE_AFTER_S = 600.0
 # How long somebody waits for news when there is something older to show.
 PATIENCE_S = 2.0
+# How long the store is not asked again for a dataset that it does not have.
+ABSENT_S = 1.0
+MAX_ABSENT = 1024
 
 Listener = Callable[[Snapshot, Snapshot], Awaitable[None]]
 
@@ -42,13 +45,12 @@ Listener = Callable[[Snapshot, Snapshot], Awaitable[None]]
 class DatasetState:
     """What is known of one dataset.
 
-    `checked` and `used` are trio's clock; `problem` is why it could not be refreshed.
+    `used` is trio's clock; `problem` is why it could not be refreshed, and `refreshed_at` when it last was.
     """
 
     snapshot: Snapshot
-    checked: float
     used: float
-    refreshed_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    refreshed_at: datetime | None = None
     problem: str | None = None
 
     @property
@@ -81,6 +83,7 @@ class Catalog:
         self._views: OrderedDict[tuple[str, DatarangeId], ManifestView] = OrderedDict()
         self._flights: SingleFlight[tuple[str, object]] = SingleFlight(nursery)
         self._listeners: list[Listener] = []
+        self._absent: dict[str, float] = {}
         self.problem: str | None = None
 
     @property
@@ -100,7 +103,10 @@ class Catalog:
         self._listeners.append(listener)
 
     async def names(self) -> list[str]:
-        """Return the names of all datasets, at most `refresh_s` old; older ones while the store is away."""
+        """Return the names of all datasets, at most `refresh_s` old; older ones while the store is away.
+
+        Among them may be names of deleted datasets, which `dataset` tells apart.
+        """
         if self._only is not None:
             return [self._only]
         if trio.current_time() - self._names_checked < self._refresh_s:
@@ -120,13 +126,15 @@ class Catalog:
 
         None where there is no such dataset. Raises what the store raises when nothing is known yet.
         """
-        state = self._states.get(name)
-        if state is None:
-            return await self.refresh_now(name)
+        state = self._states.get(name) or self._recall(name)
         now = trio.current_time()
+        if state is None:
+            if now - self._absent.get(name, float("-inf")) < min(self._refresh_s, ABSENT_S):
+                return None
+            return await self.refresh_now(name)
         idle = now - state.used > IDLE_AFTER_S
         state.used = now
-        if idle and state.problem is None:
+        if idle and self.problem is None:
             with trio.move_on_after(PATIENCE_S):
                 await self._flights.run(("dataset", name), lambda: self._refresh(name))
         return self._states.get(name)
@@ -192,7 +200,7 @@ class Catalog:
 
     async def _load_names(self) -> None:
         try:
-            self._names = await self._remote.call(list_datasets, self._store)
+            self._names = await self._remote.call(lambda: list(dataset_names(self._store)))
         except DasfsError as error:
             if self._names_checked == float("-inf") and not self._names:
                 raise
@@ -203,29 +211,35 @@ class Catalog:
 
     async def _refresh(self, name: str) -> None:
         state = self._states.get(name)
-        known = state.snapshot if state else self._load_known(name)
-        now = trio.current_time()
+        known = state.snapshot if state else None
         try:
             snapshot = await self._remote.call(_read_snapshot, self._store, name, known)
         except DasfsError as error:
             self._note_problem(str(error))
-            if known is None:
+            if state is None:
                 raise
-            state = self._states.setdefault(name, DatasetState(known, checked=now, used=now))
-            state.checked, state.problem = trio.current_time(), str(error)
+            state.problem = str(error)
             return
         self._note_problem(None)
-        if snapshot is None or snapshot.deleted:
+        if snapshot is None:
+            if len(self._absent) >= MAX_ABSENT:
+                self._absent.clear()
+            self._absent[name] = trio.current_time()
             await self._forget(name, known)
         else:
             await self._accept(known, snapshot)
 
-    def _load_known(self, name: str) -> Snapshot | None:
+    def _recall(self, name: str) -> DatasetState | None:
+        """Begin with what an earlier mount knew of a dataset."""
         try:
-            return self._index.load_snapshot(self._store.url, name)
+            snapshot = self._index.load_snapshot(self._store.url, name)
         except Corrupt:
             self.rebuild()
             return None
+        if snapshot is None:
+            return None
+        state = self._states[name] = DatasetState(snapshot, used=float("-inf"))
+        return state
 
     async def _forget(self, name: str, known: Snapshot | None) -> None:
         if known is None:
@@ -235,11 +249,10 @@ class Catalog:
         self._nursery.start_soon(self._settle, known, replace(known, dataranges=(), deleted=True))
 
     async def _accept(self, known: Snapshot | None, snapshot: Snapshot) -> None:
-        now = trio.current_time()
         state = self._states.get(snapshot.dataset)
         if state is None:
-            state = self._states[snapshot.dataset] = DatasetState(snapshot, checked=now, used=now)
-        state.checked, state.problem, state.refreshed_at = now, None, datetime.now(UTC)
+            state = self._states[snapshot.dataset] = DatasetState(snapshot, used=trio.current_time())
+        state.problem, state.refreshed_at = None, datetime.now(UTC)
         if known is not None and (known.revision, known.dataset_id) == (
             snapshot.revision,
             snapshot.dataset_id,
@@ -280,4 +293,5 @@ def _read_snapshot(store: Store, name: str, known: Snapshot | None) -> Snapshot 
     try:
         return Dataset(store, name).snapshot(known)
     except NotFound:
+        store.check()  # a store that is gone is another matter than a dataset that is gone
         return None

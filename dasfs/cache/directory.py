@@ -5,9 +5,11 @@
     DIR/dasfs-cache/...          the databases and the block files
     DIR/dasfs-cache/discarded-*  what was given up and is not deleted yet
 
-Only `dasfs-cache` is ever touched. A cache of another version is given up whole, never trusted and never converted.
+Only `dasfs-cache` is ever touched. A cache of another version is given up whole, never trusted and never
+converted.
 
-**Concurrency:** one process holds the lock from `open` to `close`; it goes with the process, however that ends.
+**Concurrency:** one process holds the lock from `open` to `close`; it goes with the process, however that
+ends.
 """
 
 import errno
@@ -42,18 +44,18 @@ class CacheDirectory:
     def open(cls, path: str, *, mount_point: str | None = None) -> Self:
         """Make `path` where it is missing, lock it, and check that it can be written.
 
-        `mount_point` is told to others who ask for the same directory. Raises `InvalidInput` (a file; a directory that
-        is not ours), `AccessDenied`, `NoSpace`, `AlreadyExists` (another mount uses it).
+        `mount_point` is told to others who ask for the same directory. Raises `InvalidInput` (a file; a
+        directory that is not ours), `AccessDenied`, `NoSpace`, `AlreadyExists` (another mount uses it).
         """
         root = os.path.join(path, _OWN)
-        with _translated(path):
+        with translated_errors(path):
             os.makedirs(path, mode=0o700, exist_ok=True)
             if not os.path.isdir(root):
                 os.mkdir(root, mode=0o700)
             lock = os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         directory = cls(root, lock)
         try:
-            with _translated(path):
+            with translated_errors(path):
                 directory._take_lock(path, mount_point)
                 directory._probe()
                 directory._check_version(path)
@@ -71,7 +73,7 @@ class CacheDirectory:
         number = 0
         while os.path.lexists(trash := self.path(f"{_DISCARDED}{number}")):
             number += 1
-        with _translated(self.root):
+        with translated_errors(self.root):
             if os.path.lexists(self.path(name)):
                 os.rename(self.path(name), trash)
 
@@ -100,7 +102,8 @@ class CacheDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise AlreadyExists(
-                f"the cache directory {path} is in use by {_read_owner(self._lock)}", hint="give another --cache-dir"
+                f"the cache directory {path} is in use by {_read_owner(self._lock)}",
+                hint="give another --cache-dir",
             ) from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, os.fsencode(f"{os.getpid()}\n{mount_point or ''}"), 0)
@@ -123,7 +126,8 @@ class CacheDirectory:
         except FileNotFoundError:
             if set(os.listdir(self.root)) - {"lock"}:
                 raise InvalidInput(
-                    f"{self.root} is there already, and is not a cache of dasfs", hint="give another --cache-dir"
+                    f"{self.root} is there already, and is not a cache of dasfs",
+                    hint="give another --cache-dir",
                 ) from None
         else:
             if found == VERSION:
@@ -154,7 +158,7 @@ def _remove(path: str) -> None:
 
 
 @contextmanager
-def _translated(path: str) -> Iterator[None]:
+def translated_errors(path: str) -> Iterator[None]:
     """Turn the system's errors about the directory `path` into ours."""
     try:
         yield
@@ -162,7 +166,8 @@ def _translated(path: str) -> Iterator[None]:
         raise
     except (FileExistsError, NotADirectoryError) as error:
         raise InvalidInput(
-            f"{path} can't be the cache directory: {error.filename or path} is a file", hint="give another --cache-dir"
+            f"{path} can't be the cache directory: {error.filename or path} is a file",
+            hint="give another --cache-dir",
         ) from error
     except OSError as error:
         message = f"the cache directory {path} can't be used: {error.strerror}"

@@ -1,7 +1,7 @@
 """What the block cache decides: which blocks to fetch together, and which to give up. Pure: no I/O.
 
-A stretch of blocks is a `range` of block numbers. Ages count ticks of the cache's clock, which advances with what is
-stored, not with time: an age says how much was stored since a block was last used.
+A stretch of blocks is a `range` of block numbers. Ages count ticks of the cache's clock, which advances
+with what is stored, not with time: an age says how much was stored since a block was last used.
 """
 
 from collections import Counter
@@ -38,7 +38,8 @@ def block_length(block: int, segment_length: int) -> int:
 def plan_blocks(missing: Iterable[int], max_blocks: int) -> list[range]:
     """Return the stretches to GET for the `missing` blocks, each at most `max_blocks` long.
 
-    Neighbours come together, every missing block comes exactly once, and nothing else comes at all. `missing` ascends.
+    Neighbours come together, every missing block comes exactly once, and nothing else comes at all.
+    `missing` ascends.
     """
     stretches: list[range] = []
     for block in missing:

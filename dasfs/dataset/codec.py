@@ -1,15 +1,17 @@
 """Commits and checkpoints as JSON: the files below `log/`.
 
-    commit       {"format": 1, "revision", "commit_id", "time", "writer", "operation", "add": [datarange], "remove":
-                 [{"first", "last", "counter"}]} and, only where they changed, "next_number", "last_counter",
-                 "configuration", "dataset_id" (a dataset begins), "deleted": true (it ends)
-    checkpoint   zstd of {"format": 1, "dataset", "dataset_id", "revision", "time", "next_number", "last_counter",
+    commit       {"format": 1, "revision", "commit_id", "time", "writer", "operation", "add": [datarange],
+    "remove":
+                 [{"first", "last", "counter"}]} and, only where they changed, "next_number",
+                 "last_counter", "configuration", "dataset_id" (a dataset begins), "deleted": true (it ends)
+    checkpoint   zstd of {"format": 1, "dataset", "dataset_id", "revision", "time", "next_number",
+    "last_counter",
                  "configuration", "deleted", "dataranges": [datarange]}
     datarange    {"first", "last", "counter", "tar_size", "manifest_size", "data_size", "named"}
     configuration {"compression": "zstd:3", "datarange_size", "conditional_put"}
 
-Times are ISO 8601 with their offset from UTC. Keys that a reader does not know are passed over: what must not be passed
-over gets another `format`.
+Times are ISO 8601 with their offset from UTC. Keys that a reader does not know are passed over: what must
+not be passed over gets another `format`.
 """
 
 import json
@@ -55,8 +57,8 @@ def encode_commit(commit: Commit) -> bytes:
 def decode_commit(data: bytes) -> Commit:
     """Return the commit in `data`.
 
-    Raises `Unsupported` for a format that this dasfs does not know, and `Corrupt`, naming the key, for anything that
-    `encode_commit` does not write.
+    Raises `Unsupported` for a format that this dasfs does not know, and `Corrupt`, naming the key, for
+    anything that `encode_commit` does not write.
     """
     fields = _Fields.parse(data)
     has_configuration = "configuration" in fields
@@ -122,7 +124,7 @@ def decode_checkpoint(data: bytes) -> Snapshot:
 
 
 class _Fields:
-    """One JSON object whose values are taken by key and type; what is missing or of another type is `Corrupt`."""
+    """One JSON object; what is missing or not of the type that is asked for is `Corrupt`."""
 
     def __init__(self, values: dict[str, Any], where: str = "") -> None:
         self._values = values

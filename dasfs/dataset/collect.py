@@ -1,40 +1,48 @@
 """Deleting what no live revision needs, and nothing else.
 
-What may go: dataranges that the head snapshot does not name, 24 h after they were removed and 7 days after their last
-object was written when they were never committed; checkpoints but for the last three; commits that all three cover, 90
-days after they were written; uploads that were begun more than 7 days ago and never finished.
+What may go: dataranges that the head snapshot does not name, 24 h after they were removed and 7 days after
+their last object was written when they were never committed; checkpoints but for the last three; commits
+that all three cover, 90 days after they were written; uploads that were begun more than 7 days ago and
+never finished.
 
-What stays: everything whose key is not understood; and dataranges without a manifest that were never committed, unless
-a newer live one covers them: dasfs writes manifests first, so these are datas3t's, and an import left them out.
+What stays: everything whose key is not understood; and dataranges without a manifest that were never
+committed, unless a newer live one covers them: dasfs writes manifests first, so these are datas3t's, and an
+import left them out.
 
-**Concurrency:** any number of writers, readers and collectors may be at work. Objects are listed before the log is
-read, so that all that was committed before is known, and the log is asked again before each batch is deleted.
+**Concurrency:** any number of writers, readers and collectors may be at work. Objects are listed before the
+log is read, so that all that was committed before is known, and the log is asked again before each batch is
+deleted.
 """
 
+import logging
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from dasfs.dataset.exclusive import PROBE
 from dasfs.dataset.listing import Listing, covers, group_objects
 from dasfs.dataset.log import CommitLog
 from dasfs.dataset.model import Commit, Snapshot
-from dasfs.errors import DasfsError, InvalidInput, NotFound
+from dasfs.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from dasfs.names import DatarangeId, DatasetKeys, Revision
 from dasfs.stores.base import ObjectInfo, Store
 
 KEPT_CHECKPOINTS: Final = 3
 # What one DeleteObjects request of S3 takes.
 BATCH_SIZE: Final = 1000
+COVERED: Final = "covered by checkpoints"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Grace:
     """How long what nobody needs is left alone.
 
-    `removed`: readers of an older snapshot may still be at it. `uncommitted`: its writer may be about to commit it.
-    `log`: people may want to know what happened.
+    `removed`: readers of an older snapshot may still be at it. `uncommitted`: its writer may be about to
+    commit it. `log`: people may want to know what happened.
     """
 
     removed: timedelta = timedelta(hours=24)
@@ -65,14 +73,14 @@ class CollectReport:
 
 
 def plan_dataranges(
-    snapshot: Snapshot, commits: Iterable[Commit], listing: Listing, now: datetime, grace: Grace
+    snapshot: Snapshot, removed: Mapping[DatarangeId, datetime], listing: Listing, now: datetime, grace: Grace
 ) -> list[Garbage]:
     """Return the objects of dataranges that can go. Pure.
 
-    `commits` are those that the log still has. The objects of one datarange are judged together, by the newest.
+    `removed` says when, as far as the log still knows. The objects of one datarange are judged together, by
+    the newest.
     """
     live = {each.id for each in snapshot.dataranges}
-    removed = {gone: commit.time for commit in commits for gone in commit.remove}
     garbage = []
     for datarange, kinds in listing.objects.items():
         if datarange in live:
@@ -94,7 +102,6 @@ def _why_garbage(
     """Return why a datarange that is not live can go, or None where it has to stay."""
     written = max(info.modified for info in kinds.values())
     if removed is not None:
-        # A writer's clock may be behind; its removal can't be older than the objects.
         return "removed" if now - max(removed, written) >= grace.removed else None
     if now - written < grace.uncommitted:
         return None
@@ -106,35 +113,50 @@ def _why_garbage(
     return None
 
 
-def plan_log(keys: DatasetKeys, objects: Iterable[ObjectInfo], now: datetime, grace: Grace) -> list[Garbage]:
+def plan_log(keys: DatasetKeys, objects: Sequence[ObjectInfo], now: datetime, grace: Grace) -> list[Garbage]:
     """Return the checkpoints and commits that can go. Pure.
 
-    A commit goes only when each of the kept checkpoints covers it, so that any one of them is enough to read the log.
+    A commit goes only when each of the kept checkpoints covers it, so that any one of them is enough to
+    read the log.
     """
-    checkpoints: list[tuple[Revision, ObjectInfo]] = []
-    commits: list[tuple[Revision, ObjectInfo]] = []
-    for info in objects:
-        if (revision := keys.parse_checkpoint(info.key)) is not None:
-            checkpoints.append((revision, info))
-        elif (revision := keys.parse_commit(info.key)) is not None:
-            commits.append((revision, info))
-    checkpoints.sort(key=lambda each: each[0])
+    checkpoints = _by_revision(objects, keys.parse_checkpoint)
     kept = checkpoints[-KEPT_CHECKPOINTS:]
     garbage = [Garbage(info.key, info.size, "old checkpoint") for _, info in checkpoints[:-KEPT_CHECKPOINTS]]
-    if len(kept) == KEPT_CHECKPOINTS:
-        covered = kept[0][0]
-        garbage += [
-            Garbage(info.key, info.size, "covered by a checkpoint")
-            for revision, info in commits
-            if revision <= covered and now - info.modified >= grace.log
-        ]
+    if len(kept) < KEPT_CHECKPOINTS:
+        return garbage
+    for revision, info in _by_revision(objects, keys.parse_commit):
+        if revision > kept[0][0] or now - info.modified < grace.log:
+            break  # the log may only get shorter from its start
+        garbage.append(Garbage(info.key, info.size, COVERED))
     return garbage
 
 
-def collect(store: Store, dataset: str, *, grace: Grace | None = None, dry_run: bool = False) -> CollectReport:
+def _by_revision(
+    objects: Iterable[ObjectInfo], parse: Callable[[str], Revision | None]
+) -> list[tuple[Revision, ObjectInfo]]:
+    found = [(revision, info) for info in objects if (revision := parse(info.key)) is not None]
+    return sorted(found, key=lambda each: each[0])
+
+
+def removal_times(
+    keys: DatasetKeys, commits: Iterable[Commit], objects: Iterable[ObjectInfo]
+) -> dict[DatarangeId, datetime]:
+    """Return when each datarange was removed, by the writer's clock or the store's: the later. Pure."""
+    written = {revision: info.modified for revision, info in _by_revision(objects, keys.parse_commit)}
+    return {
+        gone: max(commit.time, written.get(commit.revision, commit.time))
+        for commit in commits
+        for gone in commit.remove
+    }
+
+
+def collect(
+    store: Store, dataset: str, *, grace: Grace | None = None, dry_run: bool = False
+) -> CollectReport:
     """Delete what no live revision of a dataset (also of a deleted one) needs. A dry run deletes nothing.
 
-    Raises `NotFound` for a dataset without a log, and whatever reading the log raises, before anything is deleted.
+    Raises `NotFound` for a dataset without a log, and whatever reading the log raises, before anything is
+    deleted.
     """
     grace = grace or Grace()
     if grace.log < grace.removed:
@@ -145,15 +167,76 @@ def collect(store: Store, dataset: str, *, grace: Grace | None = None, dry_run: 
     snapshot = log.replay()
     if snapshot.revision == 0:
         raise NotFound(f"there is no log of dataset {dataset} in {store.url}: nothing is known to be garbage")
-    log_objects = [info for info in objects if info.key.startswith(log.keys.log)]
-    listing = group_objects(log.keys, (info for info in objects if info.key.startswith(log.keys.dataranges)))
+    listing = group_objects(log.keys, objects)
+    removed = removal_times(log.keys, log.commits(), objects)
     garbage = [
-        *plan_dataranges(snapshot, log.commits(), listing, now, grace),
-        *_checked_log_garbage(log, plan_log(log.keys, log_objects, now, grace)),
+        *plan_dataranges(snapshot, removed, listing, now, grace),
+        *_checked(log, plan_log(log.keys, objects, now, grace)),
+        *_plan_probes(log.keys, objects, now, grace),
     ]
-    unknown = len(objects) - _understood(log.keys, log_objects, listing)
+    unknown = _count_unknown(log.keys, objects, {each.key for each in garbage})
     if dry_run:
         return CollectReport(tuple(garbage), unknown, 0)
-    garbage = _delete(log, snapshot, garbage)
+    deleted = _delete(log, snapshot, garbage)
     aborted = store.abort_uploads(log.keys.dataranges, before=now - grace.uncommitted)
-    return CollectReport(tuple(garbage), unknown, aborted)
+    return CollectReport(tuple(deleted), unknown, aborted)
+
+
+def _store_time(store: Store, keys: DatasetKeys) -> datetime:
+    """Return the time by the store's own clock, which the times of its objects are of."""
+    key = f"{keys.root}{PROBE}{uuid.uuid4().hex}"
+    try:
+        store.put(key, b"time")
+        return store.head(key).modified
+    finally:
+        store.delete([key])
+
+
+def _plan_probes(
+    keys: DatasetKeys, objects: Iterable[ObjectInfo], now: datetime, grace: Grace
+) -> Iterator[Garbage]:
+    for info in objects:
+        if info.key.startswith(keys.root + PROBE) and now - info.modified >= grace.uncommitted:
+            yield Garbage(info.key, info.size, "left over")
+
+
+def _count_unknown(keys: DatasetKeys, objects: Iterable[ObjectInfo], garbage: set[str]) -> int:
+    parsers = (keys.parse_datarange, keys.parse_commit, keys.parse_checkpoint)
+    understood = (any(parse(info.key) for parse in parsers) for info in objects if info.key not in garbage)
+    return sum(not each for each in understood)
+
+
+def _checked(log: CommitLog, garbage: list[Garbage]) -> list[Garbage]:
+    """Return `garbage`, without commits if one of the checkpoints that should stand for them is no good."""
+    if not any(each.reason == COVERED for each in garbage):
+        return garbage
+    try:
+        for revision in log.list_checkpoints()[-KEPT_CHECKPOINTS:]:
+            log.read_checkpoint(revision)
+    except (Corrupt, NotFound, Unsupported) as error:
+        logger.warning("%s; no commit of %s is deleted", error, log.dataset)
+        return [each for each in garbage if each.reason != COVERED]
+    return garbage
+
+
+def _delete(log: CommitLog, snapshot: Snapshot, garbage: list[Garbage]) -> list[Garbage]:
+    """Delete the garbage in batches and return what was deleted.
+
+    Manifests go last: what a killed collector leaves is then still known to be ours. Whatever became live
+    since the log was read stays.
+    """
+    deleted = []
+    ordered = sorted(garbage, key=lambda each: (each.key.endswith(".manifest"), each.key))
+    for start in range(0, len(ordered), BATCH_SIZE):
+        snapshot = log.replay(snapshot)
+        batch = [
+            each for each in ordered[start : start + BATCH_SIZE] if not _is_live(log.keys, snapshot, each)
+        ]
+        log.store.delete([each.key for each in batch])
+        deleted += batch
+    return deleted
+
+
+def _is_live(keys: DatasetKeys, snapshot: Snapshot, garbage: Garbage) -> bool:
+    parsed = keys.parse_datarange(garbage.key)
+    return parsed is not None and snapshot.holds(parsed[0])

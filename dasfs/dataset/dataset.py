@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from dasfs.dataset.foreign import build_manifest
 from dasfs.dataset.listing import foreign_snapshot
 from dasfs.dataset.log import CommitLog
 from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
+from dasfs.dataset.rebuild import build_manifest
 from dasfs.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from dasfs.formats.compression import Compression
 from dasfs.formats.manifest import Manifest
@@ -19,7 +19,7 @@ from dasfs.stores.base import Store
 
 
 def dataset_names(store: Store) -> Iterator[str]:
-    """Yield the names under which the store has objects, ascending: one request. Some may be of deleted datasets."""
+    """Yield the names under which the store has objects, ascending, also of deleted datasets: one request."""
     for name in store.list_prefixes(ROOT_PREFIX):
         try:
             yield check_dataset_name(name)
@@ -94,7 +94,9 @@ class Dataset:
             raise InvalidInput(f"{first}-{last} is no range of datapoints")
         inside = snapshot.overlapping(first, last)
         if not inside:
-            raise InvalidInput(f"{self.name} has no datapoints {first}-{last}", hint=_nearest(snapshot, first))
+            raise InvalidInput(
+                f"{self.name} has no datapoints {first}-{last}", hint=_nearest(snapshot, first)
+            )
         if (inside[0].first, inside[-1].last) != (first, last):
             there = f"{inside[0].first}-{inside[0].last}"
             if len(inside) > 1:
@@ -132,7 +134,8 @@ class Dataset:
         snapshot = self.snapshot()
         if snapshot.revision == 0:
             raise InvalidInput(
-                f"dataset {self.name} has no log: datas3t wrote it", hint=f"run 'dasfs dataset import {self.name}'"
+                f"dataset {self.name} has no log: datas3t wrote it",
+                hint=f"run 'dasfs dataset import {self.name}'",
             )
         return snapshot
 

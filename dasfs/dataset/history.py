@@ -1,10 +1,12 @@
 """Reading the commit log of a dataset: listings, commits, checkpoints, and what they add up to.
 
-A checkpoint is a whole snapshot, every 100 revisions, so that nobody replays more than about 100 commits. It is a
-shortcut and no authority: a damaged one is passed over for an older one, or for the commits themselves.
+A checkpoint is a whole snapshot, every 100 revisions, so that nobody replays more than about 100 commits.
+It is a shortcut and no authority: a damaged one is passed over for an older one, or for the commits
+themselves.
 
-**Concurrency:** nothing here has a state; any number of threads may read while others write. The log only grows, but for
-old commits that `collect` removes behind a checkpoint: whoever stumbles over that starts again from the checkpoint.
+**Concurrency:** nothing here has a state; any number of threads may read while others write. The log only
+grows, but for old commits that `collect` removes behind a checkpoint: whoever stumbles over that starts
+again from the checkpoint.
 """
 
 import logging
@@ -36,8 +38,8 @@ class History:
     def replay(self, known: Snapshot | None = None) -> Snapshot:
         """Return the newest snapshot, also of a dataset that was deleted; revision 0 where there is no log.
 
-        With `known`, one small request when nothing is new. Raises `Corrupt` for a hole, a damaged commit, or a log that
-        ends before `known`, and `Unsupported` for a log that a newer dasfs wrote.
+        With `known`, one small request when nothing is new. Raises `Corrupt` for a hole, a damaged commit,
+        or a log that ends before `known`, and `Unsupported` for a log that a newer dasfs wrote.
         """
         if known is not None and known.revision > 0:
             snapshot = self._catch_up(known)
@@ -46,8 +48,8 @@ class History:
         snapshot = self._from_checkpoint()
         if known is not None and _is_behind(snapshot, known):
             raise Corrupt(
-                f"the log of {self.dataset} ends at revision {snapshot.revision}, but revision {known.revision} was "
-                "seen before",
+                f"the log of {self.dataset} ends at revision {snapshot.revision}, "
+                f"but revision {known.revision} was seen before",
                 hint="the store went back to an older state; clear the cache if that was meant",
             )
         return snapshot
@@ -58,7 +60,8 @@ class History:
         Raises `NotFound` for a revision that is not there yet, and for one whose commits were collected.
         """
         snapshot = self._load_checkpoint(last=revision)
-        revisions = [each for each in self._list_revisions(snapshot.revision) if each <= revision]
+        listed = self._list_revisions(snapshot.revision, covered=max(self.list_checkpoints(), default=0))
+        revisions = [each for each in listed if each <= revision]
         if revision < 1 or (revisions[-1:] or [snapshot.revision]) != [revision]:
             raise NotFound(
                 f"{self.dataset} has no revision {revision}; the newest is {self.replay().revision}"
@@ -71,8 +74,8 @@ class History:
         return apply(snapshot, *self._fetch(revisions))
 
     def commits(self, after: int = 0) -> Iterator[Commit]:
-        """Yield the commits after revision `after` that the log still has, in order. Raises as `replay` does."""
-        revisions = self._list_revisions(after)
+        """Yield the commits after revision `after` that are kept, in order. Raises as `replay` does."""
+        revisions = self._list_revisions(after, covered=max(self.list_checkpoints(), default=0))
         # In steps, so that reading the first commits of a long log does not fetch all of it.
         for start in range(0, len(revisions), CHECKPOINT_INTERVAL):
             yield from self._fetch(revisions[start : start + CHECKPOINT_INTERVAL])
@@ -86,7 +89,9 @@ class History:
         except (Corrupt, Unsupported) as error:
             raise _named(key, error) from error
         if (snapshot.dataset, snapshot.revision) != (self.dataset, revision):
-            raise Corrupt(f"{key}: it is the checkpoint of {snapshot.dataset} at revision {snapshot.revision}")
+            raise Corrupt(
+                f"{key}: it is the checkpoint of {snapshot.dataset} at revision {snapshot.revision}"
+            )
         return snapshot
 
     def write_checkpoint(self, snapshot: Snapshot) -> None:
@@ -108,7 +113,8 @@ class History:
     def _catch_up(self, known: Snapshot) -> Snapshot | None:
         """Return the newest snapshot from `known` and the commits after it; None when they don't follow on.
 
-        The listing starts at the known revision itself: if that is gone, the log was collected, emptied or replaced.
+        The listing starts at the known revision itself: if that is gone, the log was collected, emptied or
+        replaced.
         """
         try:
             revisions = self._list_revisions(known.revision - 1)
@@ -142,8 +148,12 @@ class History:
         infos = self.store.list(f"{self.keys.log}checkpoint-")
         return [each for info in infos if (each := self.keys.parse_checkpoint(info.key)) is not None]
 
-    def _list_revisions(self, after: int) -> list[Revision]:
-        """Return the revisions greater than `after` that have a commit. Raises `Corrupt` for a hole between them."""
+    def _list_revisions(self, after: int, *, covered: int = 0) -> list[Revision]:
+        """Return the revisions greater than `after` that have a commit.
+
+        Raises `Corrupt` for a hole between them. Commits up to `covered` may be missing: a collector may
+        have been killed halfway. What is before them is dropped.
+        """
         revisions: list[Revision] = []
         start = self.keys.commit(Revision(after)) if after > 0 else ""
         for info in self.store.list(self.keys.log, after=start):
@@ -153,7 +163,9 @@ class History:
                     break  # checkpoints sort behind all commits
                 continue
             if revisions and revision != revisions[-1] + 1:
-                raise self._hole(revisions[-1] + 1)
+                if revision > covered + 1:
+                    raise self._hole(revisions[-1] + 1)
+                revisions.clear()
             revisions.append(revision)
         return revisions
 
@@ -186,5 +198,5 @@ def _named(key: str, error: DasfsError) -> DasfsError:
 
 
 def _is_behind(snapshot: Snapshot, known: Snapshot) -> bool:
-    """Whether the same dataset was seen at a later revision. Another one of its name begins anew, and may be behind."""
+    """Return whether the same dataset was seen at a later revision. Another one of its name may be behind."""
     return snapshot.dataset_id == known.dataset_id and snapshot.revision < known.revision

@@ -1,8 +1,8 @@
 """Which dataranges a dataset without a log has: the rule for what datas3t wrote.
 
-Without its database nothing tells a live object from what an aggregation replaced or a failed upload left. So a
-datarange counts when its `.tar` and its `.index` are there, and of overlapping ones the highest counter that covers
-all the others wins.
+Without its database nothing tells a live object from what an aggregation replaced or a failed upload left.
+So a datarange counts when its `.tar` and its `.index` are there, and of overlapping ones the highest
+counter that covers all the others wins.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from dasfs.stores.base import ObjectInfo, Store
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What stands below `dataranges/`: the objects of each datarange by kind, and how many objects are none of them."""
+    """What stands below `dataranges/`: the objects of each datarange by kind, and the number of others."""
 
     objects: Mapping[DatarangeId, Mapping[str, ObjectInfo]] = field(default_factory=dict)
     unknown: int = 0

@@ -1,11 +1,11 @@
 """The commit log of one dataset in a store: adding to it, with any number of writers.
 
-A commit is one object, `log/<revision>.json`, that is written only if it does not exist; so the store decides who is
-next, and history is serial.
+A commit is one object, `log/<revision>.json`, that is written only if it does not exist; so the store
+decides who is next, and history is serial.
 
-**Concurrency:** a `CommitLog` has no state of its own and may be used from any number of threads, processes and
-hosts. A commit happens exactly once, or not at all, or raises `StoreUnavailable` because the store did not say which
-within the deadline.
+**Concurrency:** a `CommitLog` has no state of its own and may be used from any number of threads, processes
+and hosts. A commit happens exactly once, or not at all, or raises `StoreUnavailable` because the store did
+not say which within the deadline.
 """
 
 import logging
@@ -52,7 +52,9 @@ class CommitLog(History):
     def check_live(self, snapshot: Snapshot) -> Snapshot:
         """Return `snapshot`; raise `NotFound` for one of a dataset that was deleted or never there."""
         if snapshot.deleted:
-            raise NotFound(_why_not_found(self.store, snapshot), hint="'dasfs dataset list' shows what is there")
+            raise NotFound(
+                _why_not_found(self.store, snapshot), hint="'dasfs dataset list' shows what is there"
+            )
         return snapshot
 
     def create(self, configuration: Configuration | None = None) -> Snapshot:
@@ -89,8 +91,9 @@ class CommitLog(History):
     def commit(self, change: Change, base: Snapshot | None = None) -> Snapshot:
         """Commit `change` and return the snapshot right after it.
 
-        `base` is what the caller last knew; it saves reading the log anew. Raises `Conflict` when the change does not
-        fit the newest snapshot, also when the dataset of `base` was replaced by another one of its name.
+        `base` is what the caller last knew; it saves reading the log anew. Raises `Conflict` when the
+        change does not fit the newest snapshot, also when the dataset of `base` was replaced by another one
+        of its name.
         """
         snapshot = self.head(base)
         if base is not None:
@@ -130,8 +133,8 @@ class CommitLog(History):
     def _publish(self, commit: Commit, *, conditional: bool) -> bool:
         """Write one commit; return whether the revision is ours, False when another writer took it.
 
-        After a lost answer the same bytes are put under the same key again, which can't do harm: what is there then is
-        ours or another's, and the commit's id tells which.
+        After a lost answer the same bytes are put under the same key again, which can't do harm: what is
+        there then is ours or another's, and the commit's id tells which.
         """
         data = encode_commit(commit)
         deadline = time.monotonic() + self._deadline_s
@@ -153,7 +156,7 @@ class CommitLog(History):
 
     def _unknown_outcome(self, commit: Commit, error: DasfsError) -> StoreUnavailable:
         return StoreUnavailable(
-            f"it is unknown whether revision {commit.revision} of {self.dataset} was committed: {error.message}",
+            f"revision {commit.revision} of {self.dataset} may be committed or not: {error.message}",
             hint=f"'dasfs dataset log {self.dataset}' shows it when the store is back",
         )
 
@@ -178,5 +181,5 @@ def _writer() -> str:
 
 
 def _pause(attempt: int) -> None:
-    """Wait a random moment, longer with each attempt up to a second, so that writers don't collide in step."""
+    """Wait a random moment, longer each time up to a second, so that writers don't collide in step."""
     time.sleep(_random.uniform(0, min(1.0, 0.01 * 2 ** min(attempt, 10))))

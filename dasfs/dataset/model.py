@@ -1,8 +1,9 @@
 """What a dataset is at one revision, and how a commit changes it. Pure: no I/O.
 
-A `Snapshot` is the set of live dataranges with what else the log has said so far. A `Change` is what a writer wants,
-a `Commit` is a change with its place in the log. `check` decides whether a change fits a snapshot, `make_commit` turns
-it into the next commit, `apply` makes the snapshot after it; they are the only authority on what the log may say.
+A `Snapshot` is the set of live dataranges with what else the log has said so far. A `Change` is what a
+writer wants, a `Commit` is a change with its place in the log. `check` decides whether a change fits a
+snapshot, `make_commit` turns it into the next commit, `apply` makes the snapshot after it; they are the
+only authority on what the log may say.
 """
 
 import bisect
@@ -39,8 +40,9 @@ class Operation(StrEnum):
 class Datarange:
     """One live datarange, as a commit names it. Sizes are bytes.
 
-    `manifest_size` is 0 where there is no manifest object (datas3t wrote it). `data_size` is the sum of the true sizes of
-    its datapoints (0 where nobody knows it yet), `named` whether any of them has an original name.
+    `manifest_size` is 0 where there is no manifest object (datas3t wrote it). `data_size` is the sum of the
+    true sizes of its datapoints (0 where nobody knows it yet), `named` whether any of them has an original
+    name.
     """
 
     id: DatarangeId
@@ -68,7 +70,8 @@ class Configuration:
 
     compression: Compression = field(default_factory=lambda: Compression.parse("none"))
     datarange_size: int = DEFAULT_DATARANGE_SIZE
-    # False: the store ignores If-None-Match, so that only one writer at a time is safe (probed at creation).
+    # False: the store ignores If-None-Match, so that only one writer at a time is safe (probed at
+    # creation).
     conditional_put: bool = True
 
 
@@ -76,8 +79,9 @@ class Configuration:
 class Snapshot:
     """A dataset at one revision. `dataranges` ascend and do not overlap.
 
-    `dataset_id` is new each time a dataset of this name is created, so that caches never mix two of the same name.
-    `next_number` is the lowest number that was never reserved or used. `last_counter` is the highest counter ever used.
+    `dataset_id` is new each time a dataset of this name is created, so that caches never mix two of the
+    same name. `next_number` is the lowest number that was never reserved or used. `last_counter` is the
+    highest counter ever used.
     """
 
     dataset: str
@@ -111,6 +115,11 @@ class Snapshot:
             return None
         return self.dataranges[place]
 
+    def holds(self, wanted: DatarangeId) -> bool:
+        """Return whether exactly this datarange is live."""
+        found = self.find(wanted.first)
+        return found is not None and found.id == wanted
+
     def overlapping(self, first: int, last: int) -> tuple[Datarange, ...]:
         """Return the dataranges that hold any number of `first..last`, ascending."""
         start = bisect.bisect_left(self.dataranges, first, key=_last)
@@ -122,9 +131,9 @@ class Snapshot:
 class Change:
     """What a writer wants to commit. `reserve` numbers are taken from `next_number` on.
 
-    `CREATE` and `IMPORT` begin a dataset under `dataset_id`, and need that none is live. A `CLEAR`, and a `DELETE` with
-    `delete_dataset`, remove whatever is live when they are committed. `last_counter` raises the snapshot's, where
-    counters were used that no commit names.
+    `CREATE` and `IMPORT` begin a dataset under `dataset_id`, and need that none is live. A `CLEAR`, and a
+    `DELETE` with `delete_dataset`, remove whatever is live when they are committed. `last_counter` raises
+    the snapshot's, where counters were used that no commit names.
     """
 
     operation: Operation
@@ -164,15 +173,15 @@ class Commit:
 
 
 def nothing(dataset: str) -> Snapshot:
-    """Return what there is before the first commit: revision 0, which reads like a dataset that was deleted."""
+    """Return what there is before the first commit: revision 0, the same as a dataset that was deleted."""
     return Snapshot(dataset, "", Revision(0), datetime.fromtimestamp(0, UTC), deleted=True)
 
 
 def check(snapshot: Snapshot, change: Change) -> None:
     """Raise `Conflict` unless `change` fits `snapshot`; `AlreadyExists` where it begins what is there.
 
-    What is removed is live; what is added overlaps neither what stays nor itself; an aggregate covers exactly what it
-    removes; reserved numbers exist.
+    What is removed is live; what is added overlaps neither what stays nor itself; an aggregate covers
+    exactly what it removes; reserved numbers exist.
     """
     if change.begins and not snapshot.deleted:
         raise AlreadyExists(f"dataset {snapshot.dataset} exists already")
@@ -181,7 +190,7 @@ def check(snapshot: Snapshot, change: Change) -> None:
     if len(set(change.remove)) != len(change.remove):
         raise InvalidInput("a change removes a datarange twice")
     for gone in change.remove:
-        if not _holds(snapshot, gone):
+        if not snapshot.holds(gone):
             raise Conflict(
                 f"datarange {gone.first}-{gone.last} of {snapshot.dataset} was removed or replaced meanwhile"
             )
@@ -192,7 +201,9 @@ def check(snapshot: Snapshot, change: Change) -> None:
             f"datapoints {added.first}-{added.last} overlap {kept.first}-{kept.last}, "
             f"which {snapshot.dataset} has already"
         )
-    if change.operation is Operation.AGGREGATE and _stretches(change.remove) != _stretches(d.id for d in change.add):
+    if change.operation is Operation.AGGREGATE and _stretches(change.remove) != _stretches(
+        d.id for d in change.add
+    ):
         raise Conflict("an aggregate must hold exactly the datapoints of what it replaces")
     if snapshot.next_number + change.reserve > MAX_NUMBER + 1:
         raise Conflict(f"{snapshot.dataset} has no {change.reserve} numbers left below 2^63")
@@ -223,8 +234,9 @@ def make_commit(snapshot: Snapshot, change: Change, *, commit_id: str, time: dat
 def apply(snapshot: Snapshot, *commits: Commit) -> Snapshot:
     """Return the snapshot after `commits`.
 
-    Raises `Corrupt` for a commit that no writer of ours can have made: one that does not follow the revision before it,
-    removes what is not live, or adds what overlaps. Costs a binary search for each datarange that is added or removed.
+    Raises `Corrupt` for a commit that no writer of ours can have made: one that does not follow the
+    revision before it, removes what is not live, or adds what overlaps. Costs a binary search for each
+    datarange that is added or removed.
     """
     dataranges = list(snapshot.dataranges)
     for commit in commits:
@@ -251,7 +263,9 @@ def _advance(snapshot: Snapshot, commit: Commit) -> Snapshot:
         time=commit.time,
         dataset_id=commit.dataset_id or snapshot.dataset_id,
         next_number=max(next_number, commit.next_number or 0, *(d.last + 1 for d in commit.add)),
-        last_counter=max(snapshot.last_counter, commit.last_counter or 0, *(d.id.counter for d in commit.add)),
+        last_counter=max(
+            snapshot.last_counter, commit.last_counter or 0, *(d.id.counter for d in commit.add)
+        ),
         configuration=commit.configuration or (Configuration() if begins else snapshot.configuration),
         deleted=commit.deleted,
     )
@@ -271,11 +285,6 @@ def _first(datarange: Datarange) -> int:
 
 def _last(datarange: Datarange) -> int:
     return datarange.last
-
-
-def _holds(snapshot: Snapshot, wanted: DatarangeId) -> bool:
-    found = snapshot.find(wanted.first)
-    return found is not None and found.id == wanted
 
 
 def _replace(dataranges: list[Datarange], commit: Commit, where: str) -> None:

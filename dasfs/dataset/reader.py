@@ -1,6 +1,7 @@
 """An object of a store as a file: seekable, read-only, read ahead in large ranges.
 
-**Concurrency:** one `ObjectFile` is for one thread; the ranges that it reads ahead come in by a thread of its own.
+**Concurrency:** one `ObjectFile` is for one thread; the ranges that it reads ahead come in by a thread of
+its own.
 """
 
 import io
@@ -17,9 +18,10 @@ WINDOW_SIZE: Final = 8 * MIB
 class ObjectFile(io.BufferedIOBase, BinaryIO):
     """One object of a store, as a binary file whose `read` returns as many bytes as there are.
 
-    The object is looked up once; if it changes afterwards, reading raises `ObjectChanged`. While one window of 8 MiB is
-    used, the next one is fetched. `observe` is called with the bytes of each window before they are used; where the
-    file is read from start to end, without seeking back over a window, that is each byte once and in order.
+    The object is looked up once; if it changes afterwards, reading raises `ObjectChanged`. While one window
+    of 8 MiB is used, the next one is fetched. `observe` is called with the bytes of each window before they
+    are used; where the file is read from start to end, without seeking back over a window, that is each
+    byte once and in order.
 
     Raises what the store raises: `NotFound` when there is no such object, `Corrupt` when it ends too early.
     """
@@ -66,7 +68,7 @@ class ObjectFile(io.BufferedIOBase, BinaryIO):
         end = self.size if size is None or size < 0 else min(self._position + size, self.size)
         # Most reads, such as of a header, lie within the window.
         inside = self._position - self._start
-        if 0 <= inside and end - self._start <= len(self._window):
+        if self._start <= self._position and end <= self._start + len(self._window):
             self._position = max(end, self._position)
             return bytes(self._window[inside : end - self._start])
         parts = []

@@ -21,9 +21,10 @@ CHUNK_SIZE: Final = MIB
 
 
 class Spool:
-    """A file that is written once from start to end, then read. Computes the block checksums of what is written.
+    """A file that is written once from start to end, then read; computes its block checksums.
 
-    `directory` defaults to `TMPDIR`, then to `/var/tmp`: `/tmp` is often memory. Raises `NoSpace` when it is full.
+    `directory` defaults to `TMPDIR`, then to `/var/tmp`: `/tmp` is often memory. Raises `NoSpace` when it
+    is full.
     """
 
     def __init__(self, directory: str | None = None) -> None:
@@ -47,7 +48,7 @@ class Spool:
             self._flush()
 
     def finish(self, trailer: bytes) -> bytes:
-        """Append `trailer` and return the checksums of all blocks before it. Nothing can be written afterwards."""
+        """Append `trailer` and return the checksums of all blocks before it. Nothing can follow."""
         self._flush()
         block_crcs = self._checksums.finish()
         self._buffer += trailer

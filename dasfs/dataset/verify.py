@@ -1,8 +1,8 @@
 """Reading every byte of a dataset and saying what is wrong with which datapoint.
 
-Checked are: the three objects of each datarange and their sizes; the manifest's own checksum; each TAR header (name,
-size, place, time) and each index entry against the manifest; the CRC-32 of each datapoint's true bytes and of each
-block; the end of the TAR. Each TAR is read once, from start to end.
+Checked are: the three objects of each datarange and their sizes; the manifest's own checksum; each TAR
+header (name, size, place, time) and each index entry against the manifest; the CRC-32 of each datapoint's
+true bytes and of each block; the end of the TAR. Each TAR is read once, from start to end.
 """
 
 import bisect
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from dasfs.dataset.foreign import build_manifest
 from dasfs.dataset.model import Datarange, Snapshot
 from dasfs.dataset.reader import ObjectFile
+from dasfs.dataset.rebuild import build_manifest
 from dasfs.errors import Corrupt, InvalidInput, NotFound, ObjectChanged, Unsupported
 from dasfs.formats.compression import Codec, decompress
 from dasfs.formats.index import IndexEntry, decode_index
@@ -39,11 +39,15 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        numbers = f"datapoint {self.first}" if self.first == self.last else f"datapoints {self.first}-{self.last}"
+        numbers = (
+            f"datapoint {self.first}" if self.first == self.last else f"datapoints {self.first}-{self.last}"
+        )
         return f"{numbers}: {self.message} ({self.key})"
 
 
-def verify(store: Store, dataset: str, snapshot: Snapshot, progress: Progress | None = None) -> Iterator[Problem]:
+def verify(
+    store: Store, dataset: str, snapshot: Snapshot, progress: Progress | None = None
+) -> Iterator[Problem]:
     """Yield the problems of all dataranges of `snapshot`, one datarange after another; none when all is well.
 
     `progress` is told the bytes of TAR that were read. Damage never ends it; a store that is away does
@@ -57,7 +61,7 @@ def verify(store: Store, dataset: str, snapshot: Snapshot, progress: Progress | 
 def verify_datarange(
     store: Store, keys: DatasetKeys, datarange: Datarange, progress: Progress | None = None
 ) -> Iterator[Problem]:
-    """Yield the problems of one datarange. One without a manifest has no checksums, and needs only be consistent."""
+    """Yield the problems of one datarange. Without a manifest there are no checksums."""
     key = keys.tar(datarange.id)
     if not datarange.manifest_size:
         try:
@@ -128,17 +132,26 @@ class _TarCheck:
     def run(self, store: Store) -> Iterator[Problem]:
         with ObjectFile(store, self._key, observe=self._blocks.observe) as file:
             if file.size != self._manifest.tar_size:
-                yield self._problem(0, self._manifest.count - 1, f"it has {file.size} bytes, the manifest says {self._manifest.tar_size}")
+                yield self._problem(
+                    0,
+                    self._manifest.count - 1,
+                    f"it has {file.size} bytes, the manifest says {self._manifest.tar_size}",
+                )
             members = _members(file)
             for k, record in enumerate(self._manifest.iter_records()):
                 if record.content_offset + record.stored_size > file.size:
                     yield self._problem(k, self._manifest.count - 1, "the TAR object ends before it")
                     return
                 yield from self._check_datapoint(file, members, k, record)
-            # What follows the last one is the end of the archive: read_datarange checks it when it is asked for more.
+            # What follows the last one is the end of the archive: read_datarange checks it when it is asked
+            # for more.
             after = next(members, _END)
             if after is not _END:
-                told = after if isinstance(after, str) else f"the member {after.member.name} behind it is too many"
+                told = (
+                    after
+                    if isinstance(after, str)
+                    else f"the member {after.member.name} behind it is too many"
+                )
                 yield self._problem(self._manifest.count - 1, None, told)
             _read_rest(file)
         yield from self._bad_blocks()
@@ -219,7 +232,7 @@ _END: Final = "there is no member for it in the TAR"
 
 
 def _members(file: BinaryIO) -> Iterator[DatarangeMember | str]:
-    """Yield the members of the TAR; behind them `_END`, or a text that says why the next one can't be read."""
+    """Yield the members of the TAR; behind them `_END`, or a text that says why the next can't be read."""
     try:
         yield from read_datarange(file)
     except (Corrupt, InvalidInput, Unsupported) as error:
@@ -229,7 +242,7 @@ def _members(file: BinaryIO) -> Iterator[DatarangeMember | str]:
 
 
 def _header_problem(number: int, record: Record, found: DatarangeMember | str | None) -> str | None:
-    """Say how a TAR header differs from the manifest. None for `found`: an earlier one was damaged, and told."""
+    """Say how a TAR header differs from the manifest. `found` is None behind one that was damaged."""
     if found is None or isinstance(found, str):
         return found
     member = found.member

@@ -1,9 +1,10 @@
 """Packing datapoints into one datarange, and putting it into a store.
 
-The TAR is packed into a local file first, so that its size, its index and its manifest are known before anything is
-sent. Until somebody commits what `upload` returns, nobody sees it.
+The TAR is packed into a local file first, so that its size, its index and its manifest are known before
+anything is sent. Until somebody commits what `upload` returns, nobody sees it.
 
-**Concurrency:** a `DatarangeWriter` and what it packed are for one thread at a time; any number of them may be at work.
+**Concurrency:** a `DatarangeWriter` and what it packed are for one thread at a time; any number of them may
+be at work.
 """
 
 import zlib
@@ -24,7 +25,8 @@ from dasfs.formats.tar import BLOCK_SIZE, END_OF_ARCHIVE, encode_header, padding
 from dasfs.names import MAX_NUMBER, DatapointNumber, DatarangeId, DatasetKeys
 from dasfs.stores.base import Store
 
-# A counter that is taken was taken by another writer of the same range just now; not many of those are to be expected.
+# A counter that is taken was taken by another writer of the same range just now; not many of those are to
+# be expected.
 MAX_COUNTER_TRIES: Final = 100
 
 Progress = Callable[[int], None]
@@ -52,7 +54,9 @@ class PackedDatarange:
         """Return the manifest for `counter`: the whole TAR is one segment, of which this is the origin."""
         identity = DatarangeId(self.first, self.last, counter)
         length = self.tar_size - len(END_OF_ARCHIVE)
-        return self._builder.build(identity, self.tar_size, (Segment(identity, 0, 0, length, self._block_crcs),))
+        return self._builder.build(
+            identity, self.tar_size, (Segment(identity, 0, 0, length, self._block_crcs),)
+        )
 
     def chunks(self, progress: Progress | None = None) -> Iterator[bytes]:
         """Yield the TAR from its start; `progress` is told the size of each chunk that was taken."""
@@ -76,8 +80,8 @@ class PackedDatarange:
 class DatarangeWriter:
     """Packs datapoints with consecutive numbers into one datarange.
 
-    Close it, or use it in a `with`: that throws away what was not finished. After an error within a datapoint it can
-    only be closed.
+    Close it, or use it in a `with`: that throws away what was not finished. After an error within a
+    datapoint it can only be closed.
     """
 
     def __init__(self, dataset: str, compression: Compression, spool_dir: str | None = None) -> None:
@@ -112,9 +116,9 @@ class DatarangeWriter:
     ) -> int:
         """Add one datapoint and return the CRC-32 of its content.
 
-        `mtime` is in seconds since 1970. A `source` that is a file needs its `size`; it is read from where it stands to
-        its end, and must end there. Raises `InvalidInput` for a number that does not follow the one before it,
-        `ObjectChanged` for a file of another size, and `NoSpace`.
+        `mtime` is in seconds since 1970. A `source` that is a file needs its `size`; it is read from where
+        it stands to its end, and must end there. Raises `InvalidInput` for a number that does not follow
+        the one before it, `ObjectChanged` for a file of another size, and `NoSpace`.
         """
         spool = self._open_spool()
         self._check_number(number)
@@ -185,7 +189,9 @@ class DatarangeWriter:
     def _add_bytes(
         self, spool: Spool, number: int, extension: str, mtime: int, data: bytes, original_name: str | None
     ) -> int:
-        codec, stored = compress(self._compression, data, extension) if self._compresses else (Codec.NONE, data)
+        codec, stored = (
+            compress(self._compression, data, extension) if self._compresses else (Codec.NONE, data)
+        )
         crc32 = zlib.crc32(data)
         size = len(stored)
         header = encode_header(f"{number:020d}.{extension}{codec.suffix}", size, mtime)
@@ -267,7 +273,7 @@ def _read_exactly(source: BinaryIO, size: int, number: int) -> bytes:
 def _changed(number: int, expected: int, found: int) -> ObjectChanged:
     more = "or more " if found > expected else ""
     return ObjectChanged(
-        f"datapoint {number} changed while it was packed: it had {expected} bytes, now {found} {more}were read",
+        f"datapoint {number} changed while it was packed: it had {expected} bytes, {found} {more}were read",
         hint="try again when nobody writes to it",
     )
 
@@ -277,9 +283,9 @@ def upload(
 ) -> Datarange:
     """Put the manifest, the TAR and the index of one datarange into the store, and return what to commit.
 
-    `counter` is the first one to try: one more than the snapshot's `last_counter`. One that is taken by another writer
-    is skipped, so that no object is ever written twice. `progress` is told the bytes that were handed to the store.
-    Nothing is cleaned up after an error: `collect` does that, whoever left it.
+    `counter` is the first one to try: one more than the snapshot's `last_counter`. One that is taken by
+    another writer is skipped, so that no object is ever written twice. `progress` is told the bytes that
+    were handed to the store. Nothing is cleaned up after an error: `collect` does that, whoever left it.
     """
     for each in range(counter, counter + MAX_COUNTER_TRIES):
         manifest = packed.manifest(each)
@@ -290,7 +296,9 @@ def upload(
             continue
         break
     else:
-        raise Conflict(f"no free counter from {counter} on for datapoints {packed.first}-{packed.last} of {keys.dataset}")
+        raise Conflict(
+            f"no free counter from {counter} on for datapoints {packed.first}-{packed.last} of {keys.dataset}"
+        )
     info = store.put_stream(keys.tar(manifest.id), packed.chunks(progress))
     if info.size != packed.tar_size:
         raise Corrupt(f"{info.key}: the store has {info.size} bytes of it, {packed.tar_size} were sent")
@@ -301,7 +309,8 @@ def upload(
 def is_uploaded(store: Store, keys: DatasetKeys, datarange: Datarange) -> bool:
     """Return whether the three objects of an uploaded datarange are still there, with their sizes.
 
-    Ask before committing what another process or an earlier day uploaded: after 7 days `collect` takes it for left over.
+    Ask before committing what another process or an earlier day uploaded: after 7 days `collect` takes it
+    for left over.
     """
     try:
         sizes = [store.head(key(datarange.id)).size for key in (keys.tar, keys.manifest, keys.index)]

@@ -71,7 +71,7 @@ class Invalidator:
             await trio.to_thread.run_sync(_invalidate_name, ROOT, before.dataset.encode())
 
     async def _learn_successors(self, before: Snapshot, after: Snapshot, datarange: Datarange) -> None:
-        """Fetch the manifests of what stands where `datarange` stood, to tell whether its datapoints are the same."""
+        """Fetch the manifests of what stands where `datarange` stood: they tell what is still the same."""
         if before.dataset_id != after.dataset_id:
             return
         for successor in after.overlapping(datarange.first, datarange.last):

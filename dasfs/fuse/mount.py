@@ -20,7 +20,7 @@ from typing import Final
 import pyfuse3
 import trio
 
-from dasfs.cache.blocks import open_block_cache
+from dasfs.cache.blocks import BlockCacheOptions, open_block_cache
 from dasfs.cache.catalog import Catalog
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.index import IndexCache
@@ -79,7 +79,7 @@ async def _serve(
     index = IndexCache(directory.path("index.sqlite"))
     try:
         async with (
-            open_block_cache(directory, store, capacity=options.cache_size) as blocks,
+            open_block_cache(directory, store, BlockCacheOptions(options.cache_size)) as blocks,
             trio.open_nursery() as nursery,
         ):
             remote = Remote(deadline_s=options.deadline_s)

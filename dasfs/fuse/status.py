@@ -68,6 +68,6 @@ def _describe(state: DatasetState) -> dict[str, object]:
         "datapoints": state.snapshot.count,
         "dataranges": len(state.snapshot.dataranges),
         "bytes": state.snapshot.data_size,
-        "refreshed": state.refreshed_at.isoformat(timespec="seconds"),
+        "refreshed": state.refreshed_at and state.refreshed_at.isoformat(timespec="seconds"),
         "problem": state.problem,
     }

@@ -45,8 +45,7 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A datapoint and all that is needed to read it: pinned, so that it stays readable.
-    """
+    """A datapoint and all that is needed to read it: pinned, so that it stays readable."""
 
     inode: Inode
     number: DatapointNumber
@@ -62,8 +61,9 @@ class Located:
 
 @dataclass(slots=True)
 class Listing:
-    """An open directory of datapoints: one snapshot, so that a listing is whole. `starts[i]` counts what precedes i.
+    """An open directory of datapoints: one snapshot, so that a listing is whole.
 
+    `starts[i]` counts the datapoints that precede datarange i;
     `problem` is why some datapoints could not be listed.
     """
 
@@ -134,7 +134,10 @@ class Tree:
         return datapoint_attributes(await self.locate(inode))
 
     async def locate(self, inode: int) -> Located:
-        """Return where the datapoint `inode` lies now. Raises `NotFound` when it is gone, `Corrupt` when damaged."""
+        """Return where the datapoint `inode` lies now.
+
+        Raises `NotFound` when it is gone, `Corrupt` when it is damaged.
+        """
         place = self._inodes.find_datapoint(inode)
         located = None if place is None else await self._locate(place)
         if located is None:
@@ -150,7 +153,7 @@ class Tree:
         return await self._lookup_dataset(dataset)
 
     async def open_listing(self, directory: int) -> Listing | None:
-        """Pin what a directory of datapoints lists. None for directories of another kind. Raises `NotFound`."""
+        """Pin what a directory of datapoints lists; None for other directories. Raises `NotFound`."""
         dataset = self.dataset_of(directory)
         if dataset is None:
             return None

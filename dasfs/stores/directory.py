@@ -225,7 +225,7 @@ class DirectoryStore(Store):
                 yield key
 
     def _names(self, directory: str) -> Sequence[str]:
-        """Return the names in a directory in key order; those of directories end in a slash and sort with it."""
+        """Return the names in a directory in key order; directories end in a slash and sort with it."""
         if directory.split("/", 1)[0] == TEMPORARY:
             return []
         with map_errors(self._what(directory)):

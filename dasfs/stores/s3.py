@@ -207,7 +207,7 @@ def _check_head(answer: Answer, what: str) -> None:
 
 
 def _check_deleted(bucket: Bucket, count: int, answer: Answer) -> None:
-    """Raise the first refusal of a DeleteObjects, or `GarbledAnswer` when it is not about all `count` keys."""
+    """Raise the first refusal of a DeleteObjects, or `GarbledAnswer` when it is not about `count` keys."""
     errors = answer.get("Errors", [])
     for error in errors:
         what = bucket.describe(bucket.relative(error.get("Key", "")))
@@ -221,7 +221,7 @@ def _utc(time: datetime) -> datetime:
 
 
 def _date_of(answer: Answer) -> datetime:
-    """Return when the store says that it answered: close to the object's own time, which PUT does not tell."""
+    """Return when the store says that it answered: close to the object's own time, which PUT keeps back."""
     try:
         return _utc(parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]))
     except (KeyError, ValueError):

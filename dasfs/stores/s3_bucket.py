@@ -152,7 +152,7 @@ def clean_etag(answer: Answer, what: str) -> str:
 
 
 def is_content_md5(answer: Answer, etag: str) -> bool:
-    """Return whether `etag` is the content's MD5: it is not after multipart uploads, and with KMS or own keys."""
+    """Return whether `etag` is the content's MD5: not so after multipart uploads or with KMS keys."""
     encryption = str(answer.get("ServerSideEncryption", ""))
     hidden = encryption.startswith("aws:kms") or "SSECustomerAlgorithm" in answer
     return not hidden and _PLAIN_MD5.fullmatch(etag) is not None
@@ -195,5 +195,5 @@ def _make_client(options: StoreOptions, policy: RetryPolicy) -> Any:
 
 
 def _add_content_md5(params: dict[str, Any], **_: Any) -> None:
-    """Send the MD5 that S3 asks for with DeleteObjects: botocore sends a CRC-32, which some gateways refuse."""
+    """Send the MD5 that S3 asks for with DeleteObjects: botocore sends a CRC-32 that gateways refuse."""
     params["headers"]["Content-MD5"] = base64.b64encode(md5(params["body"]).digest()).decode()

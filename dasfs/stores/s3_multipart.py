@@ -207,7 +207,7 @@ class MultipartUpload:
         _require(answer, "UploadId", self._what)
 
     def _is_published(self, parts: Sequence[_Part]) -> bool:
-        """Return whether the object under the key is this upload's: its ETag is made of those of the parts."""
+        """Return whether the object under the key is this upload's: its ETag is made of its parts'."""
         try:
             digests = b"".join(bytes.fromhex(part.etag) for part in parts)
             return self._head(self._key).etag == f"{md5(digests).hexdigest()}-{len(parts)}"

@@ -186,7 +186,7 @@ class SqliteStore(Store):
     def _write(
         self, key: str, data: Iterable[bytes | memoryview], *, only_if_absent: bool = False
     ) -> ObjectInfo:
-        """Write an object in batches of chunks. The last goes in with the key: a small object is one commit."""
+        """Write an object in batches of chunks. The last goes in with the key: a small one is one commit."""
         upload = _Upload(check_key(key), self._what(key))
         last: list[bytearray] = []
         try:
@@ -286,7 +286,7 @@ def _batches(data: Iterable[bytes | memoryview]) -> Iterator[list[bytearray]]:
 
 
 def _unlink(database: apsw.Connection, key: str) -> int | None:
-    """Take the key from its object and delete that if it is small. Return the id of a large one, now pending."""
+    """Take the key from its object and delete that if it is small. Return the id of a large one otherwise."""
     found = database.execute(schema.SELECT_OBJECT, (key,)).fetchone()
     if found is None:
         return None

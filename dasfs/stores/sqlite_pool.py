@@ -120,7 +120,7 @@ class ConnectionPool:
         try:
             database.set_busy_timeout(int(self._deadline_s * 1000))
             check_file(database, self._url)
-            database.execute(_PREPARE)
+            database.execute(_PREPARE).fetchall()
         except BaseException:
             database.close()
             raise

@@ -101,7 +101,7 @@ def create_file(path: str) -> None:
     try:
         database = apsw.Connection(temporary)
         try:
-            database.execute(_CREATE)
+            database.execute(_CREATE).fetchall()  # to the end: a row of PRAGMA stops execute
         finally:
             database.close()
         try:

@@ -1,0 +1,118 @@
+"""Reading blocks that are in the cache: the hot path of the mount.
+
+**Concurrency:** synchronous, in the trio thread. Nothing else of the cache runs between a look at the
+states and the `pread` that relies on it.
+"""
+
+import errno
+import logging
+import os
+from zlib import crc32
+
+from dasfs.cache.block_files import BlockFiles, OpenFile
+from dasfs.cache.block_space import Space
+from dasfs.cache.block_table import PRESENT, VERIFIED, BlockTable, CachedSegment, bytes_used
+from dasfs.cache.plan import BLOCK_SIZE, block_length
+
+log = logging.getLogger(__name__)
+
+
+class LocalBlocks:
+    """The block files of one cache, seen together with the states of their blocks."""
+
+    def __init__(self, table: BlockTable, files: BlockFiles, space: Space) -> None:
+        self.failures = 0
+        self._table = table
+        self._files = files
+        self._space = space
+        self._in_trouble = False
+
+    def read(self, segment: CachedSegment, start: int, end: int) -> bytes | None:
+        """Return the bytes `[start, end)`, not empty, if all their blocks are here and right, else None."""
+        states, last_used, tick = segment.states, segment.last_used, self._table.tick
+        file = segment.file or self._reopen(segment)
+        if file is None:
+            return None
+        for block in range(start // BLOCK_SIZE, (end - 1) // BLOCK_SIZE + 1):
+            if states[block] != VERIFIED and not self._verify(segment, file, block):
+                return None
+            last_used[block] = tick
+        if segment.touched != tick:
+            self._table.touch(segment)
+        return self._pread(segment, file, start, end - start)
+
+    def writable_file(self, segment: CachedSegment) -> OpenFile | None:
+        """Return the file to write blocks to, made where there is none; None when the disk won't have it."""
+        try:
+            file = segment.file or self._adopt(segment, self._files.open(segment))
+            if file is None:
+                self._lose(segment)
+                file = self._adopt(segment, self._files.create(segment))
+            return file
+        except OSError as error:
+            self.note_trouble(error)
+            return None
+
+    def note_trouble(self, error: OSError) -> None:
+        """Say once that the cache's disk fails; make the cache smaller when the disk is full."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self._space.note_full_disk()
+        elif not self._in_trouble:
+            self._in_trouble = True
+            log.warning("the cache's disk fails, what can't be cached comes from the store: %s", error)
+
+    def _verify(self, segment: CachedSegment, file: OpenFile, block: int) -> bool:
+        """Return whether a block that is not VERIFIED is in the file and right; it is VERIFIED then."""
+        if segment.states[block] != PRESENT:
+            return False
+        data = self._pread(segment, file, block * BLOCK_SIZE, block_length(block, segment.length))
+        if data is None:
+            return False
+        if crc32(data) != segment.crc(block):
+            self.failures += 1
+            log.info("block %d of %s in the cache is wrong and is fetched again", block, segment.identity)
+            self._table.lose_block(segment, block)
+            return False
+        segment.states[block] = VERIFIED
+        return True
+
+    def _pread(self, segment: CachedSegment, file: OpenFile, start: int, size: int) -> bytes | None:
+        try:
+            data = os.pread(file.fd, size, start)
+        except OSError as error:
+            self.note_trouble(error)
+            data = b""
+        if len(data) == size:
+            return data
+        self._lose(segment)
+        return None
+
+    def _reopen(self, segment: CachedSegment) -> OpenFile | None:
+        if not bytes_used(segment):
+            return None
+        try:
+            file = self._adopt(segment, self._files.open(segment))
+        except OSError as error:
+            self.note_trouble(error)
+            return None
+        if file is None:
+            self._lose(segment)
+        return file
+
+    def _adopt(self, segment: CachedSegment, file: OpenFile | None) -> OpenFile | None:
+        """Trust the blocks of a file only if it is the one that they were checked in."""
+        if file is not None:
+            inode = os.fstat(file.fd).st_ino
+            if segment.inode not in (0, inode):
+                self._table.distrust(segment)
+            segment.inode = inode
+        return file
+
+    def _lose(self, segment: CachedSegment) -> None:
+        """Somebody deleted or cut the file, or the disk can't read it: begin anew."""
+        self._table.lose(segment)
+        self._files.close(segment)
+        try:
+            self._files.remove(segment.name)
+        except OSError as error:
+            self.note_trouble(error)
