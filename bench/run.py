@@ -5,7 +5,7 @@
     make bench BENCH=warm                   one case
     make bench BENCH='put --store s3://bucket'    a real S3 store, as boto3 finds it
 
-Machines differ and are noisy: what counts is the ratio within one run. `warm` and `million` need root, because
+Machines differ and are noisy: what counts is the ratio within one run. `warm` and `million` need root, since
 the kernel must forget files between two readings.
 """
 

@@ -97,20 +97,21 @@ class Fetch:
         self, data: memoryview, bad: Mapping[int, DasfsError]
     ) -> tuple[tuple[int, ...], OSError | None]:
         written: list[int] = []
-        if self.file is None or self.abandoned:
+        file = self.file
+        if file is None or self.abandoned:
             return (), None
         try:
-            if os.fstat(self.file.fd).st_size != self.segment.length:
+            if os.fstat(file.fd).st_size != self.segment.length:
                 return (), None
             good = [block for block in self.blocks if block in self.writable and block not in bad]
             for stretch in plan_blocks(good, len(self.blocks)):
                 first = stretch.start * BLOCK_SIZE - self.start
                 last = self.piece(stretch[-1], data)
                 end = stretch[-1] * BLOCK_SIZE - self.start + len(last)
-                write_all(self.file.fd, data[first:end], stretch.start * BLOCK_SIZE)
+                write_all(file.fd, data[first:end], stretch.start * BLOCK_SIZE)
                 written += stretch
         except OSError as error:
-            return tuple(written), error
+            return tuple(written), error.with_traceback(None)  # which would keep the file open
         return tuple(written), None
 
 

@@ -18,7 +18,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from dasfs.cache.plan import BLOCK_SIZE, plan_blocks
@@ -52,14 +51,6 @@ class OpenFile:
 
     def __del__(self) -> None:
         os.close(self.fd)
-
-
-@dataclass(frozen=True, slots=True)
-class FoundFile:
-    """A block file on the disk: the name of its segment, and the bytes that it takes."""
-
-    name: str
-    allocated: int
 
 
 class BlockFiles:
@@ -120,17 +111,12 @@ class BlockFiles:
         with suppress(FileNotFoundError):
             os.unlink(self._path(name))
 
-    def scan(self) -> Iterator[list[FoundFile]]:
-        """Yield all block files, one directory after the other."""
+    def scan(self) -> Iterator[list[str]]:
+        """Yield the names of all segments that have a file, one directory after the other."""
         for directory in sorted(os.listdir(self._root)):
-            with suppress(NotADirectoryError), os.scandir(os.path.join(self._root, directory)) as entries:
-                yield [
-                    FoundFile(
-                        entry.name.removesuffix(_SUFFIX), entry.stat(follow_symlinks=False).st_blocks * 512
-                    )
-                    for entry in entries
-                    if entry.name.endswith(_SUFFIX)
-                ]
+            with suppress(NotADirectoryError):
+                files = os.listdir(os.path.join(self._root, directory))
+                yield [file.removesuffix(_SUFFIX) for file in files if file.endswith(_SUFFIX)]
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name[:2]}/{name}{_SUFFIX}"

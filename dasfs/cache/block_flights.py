@@ -91,6 +91,7 @@ class Flights:
             fetch.error = DasfsError(f"reading {fetch.tar_key} failed: {error!r}")
         finally:
             fetch.abandoned = fetch.result is None
+            fetch.file = None
             self.errors += fetch.error is not None
             self.in_flight -= 1
             for block in fetch.blocks:

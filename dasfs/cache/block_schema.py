@@ -29,15 +29,16 @@ SCHEMA: Final = Schema(
     );
     INSERT INTO cache VALUES (1, 0);
 
-    -- One row a segment with any block in the cache. Block n is the 256 KiB at n * 256 KiB, less at the
-    -- end.
+    -- One row a segment with any block in the cache.
+    -- Block n is the 256 KiB at n * 256 KiB, less at the end.
     CREATE TABLE segment (
-        segment_id INTEGER PRIMARY KEY, name       TEXT NOT NULL UNIQUE,  -- of its file: the hash of its
-        identity identity   TEXT NOT NULL,         -- dataset UUID, origin, offset in it, length; for people
-        length     INTEGER NOT NULL,      -- bytes used       INTEGER NOT NULL,      -- bytes of its blocks
-        that are in the cache states     BLOB NOT NULL,         -- one byte a block: 0 not there, 1 there
-        last_used  BLOB NOT NULL          -- u32 a block in this machine's byte order: the tick of its last
-        use
+        segment_id INTEGER PRIMARY KEY,
+        name       TEXT NOT NULL UNIQUE,  -- of its file: the hash of its identity
+        identity   TEXT NOT NULL,         -- dataset UUID, origin, offset in it, length; for people
+        length     INTEGER NOT NULL,      -- bytes
+        used       INTEGER NOT NULL,      -- bytes of its blocks that are in the cache
+        states     BLOB NOT NULL,         -- one byte a block: 0 not there, 1 there
+        last_used  BLOB NOT NULL          -- one u32 a block, in this machine's order: tick of last use
     );
     -- So that the sum at the start reads a few bytes a segment and none of the blobs.
     CREATE INDEX segment_used ON segment (used);
@@ -46,9 +47,9 @@ SCHEMA: Final = Schema(
 
 _LOAD: Final = "SELECT identity, length, states, last_used FROM segment WHERE name = ?"
 _SAVE: Final = """
-    INSERT INTO segment (name, identity, length, used, states, last_used) VALUES (?, ?, ?, ?, ?, ?) ON
-    CONFLICT (name) DO UPDATE SET used = excluded.used, states = excluded.states, last_used =
-    excluded.last_used
+    INSERT INTO segment (name, identity, length, used, states, last_used) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (name) DO UPDATE
+    SET used = excluded.used, states = excluded.states, last_used = excluded.last_used
 """
 _DELETE: Final = "DELETE FROM segment WHERE name = ?"
 _PAGE: Final = """

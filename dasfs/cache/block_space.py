@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from dasfs.cache.block_files import BlockFiles, FoundFile
+from dasfs.cache.block_files import BlockFiles
 from dasfs.cache.block_schema import SegmentRow
 from dasfs.cache.block_table import ABSENT, BlockTable, CachedSegment, bytes_used
 from dasfs.cache.plan import BLOCK_SIZE, Evictions, choose_evictions, count_ages, find_victims
@@ -36,10 +36,11 @@ _SEGMENTS_AT_ONCE: Final = 64
 class Space:
     """The room of one cache of `capacity` bytes."""
 
-    def __init__(self, table: BlockTable, files: BlockFiles, capacity: int) -> None:
+    def __init__(self, table: BlockTable, files: BlockFiles, capacity: int, *, recovering: bool) -> None:
         self.capacity = capacity
         self.reserved = 0
         self.evictions = 0
+        self.recovering = recovering
         self._table = table
         self._files = files
         self._lock = trio.Lock()
@@ -101,21 +102,23 @@ class Space:
         """Give back the space of what no record knows, after the last mount was killed."""
         scan = self._files.scan()
         try:
-            while (found := await trio.to_thread.run_sync(next, scan, None)) is not None:
-                for file in found:
+            while (names := await trio.to_thread.run_sync(next, scan, None)) is not None:
+                for name in names:
                     async with self._lock:
-                        await self._recover_file(file)
+                        await self._recover_file(name)
         except OSError as error:
             log.warning("what a killed mount left in the block cache was not all found: %s", error)
+        finally:
+            self.recovering = False
 
-    async def _recover_file(self, file: FoundFile) -> None:
-        segment = self._table.load(file.name)
+    async def _recover_file(self, name: str) -> None:
+        segment = self._table.load(name)
         if segment is None:
-            self._files.remove(file.name)  # inline: nobody can begin to use it meanwhile
-        elif self._files.can_punch and file.allocated >= bytes_used(segment) + BLOCK_SIZE:
-            unknown = [
-                n for n, state in enumerate(segment.states) if state == ABSENT and n not in segment.in_flight
-            ]
+            self._files.remove(name)  # inline: nobody can begin to use it meanwhile
+            return
+        absent = [block for block, state in enumerate(segment.states) if state == ABSENT]
+        unknown = [block for block in absent if block not in segment.in_flight]
+        if unknown and self._files.can_punch:
             await self._give_up([(segment, unknown)])
 
     def _fits(self, size: int) -> bool:

@@ -165,7 +165,8 @@ class BlockTable:
             if segment.states[block] != ABSENT:
                 size += stored_size(block, segment.length)
             segment.states[block] = LEAVING
-        self._changed[segment.name] = segment
+        if size:
+            self._changed[segment.name] = segment
         return size
 
     def end_leaving(self, segment: CachedSegment, blocks: Sequence[int], size: int) -> None:
@@ -173,7 +174,6 @@ class BlockTable:
         for block in blocks:
             segment.states[block] = ABSENT
         self.used -= size
-        self._changed[segment.name] = segment
 
     def lose(self, segment: CachedSegment) -> None:
         """Note that the file of `segment` is gone or not to be trusted. What is LEAVING goes on leaving."""

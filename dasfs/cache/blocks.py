@@ -84,6 +84,8 @@ class CacheStatistics:
     fetches: int
     fetch_errors: int
     in_flight: int
+    # True for a while after a mount that was killed: it may use more of the disk than `capacity` until then.
+    recovering: bool
 
 
 class BlockCache:
@@ -96,7 +98,7 @@ class BlockCache:
         self._storage = storage
         self._table = storage.table
         self._options = options
-        self._space = Space(storage.table, storage.files, options.capacity)
+        self._space = Space(storage.table, storage.files, options.capacity, recovering=not storage.clean)
         self._local = LocalBlocks(storage.table, storage.files, self._space)
         self._flights = Flights(
             nursery,
@@ -200,6 +202,7 @@ class BlockCache:
             fetches=self._flights.fetches,
             fetch_errors=self._flights.errors,
             in_flight=self._flights.in_flight,
+            recovering=self._space.recovering,
         )
 
     async def save(self) -> None:
@@ -252,7 +255,7 @@ class BlockCache:
             nursery.start_soon(self._save_regularly)
             directory = self._storage.directory
             await trio.to_thread.run_sync(directory.remove_discarded, abandon_on_cancel=True)
-            if not self._storage.clean:
+            if self._space.recovering:
                 await self._space.recover()
 
     async def _save_regularly(self) -> None:

@@ -126,18 +126,31 @@ class Catalog:
 
         None where there is no such dataset. Raises what the store raises when nothing is known yet.
         """
+        state = self.fresh(name)
+        if state is not None:
+            return state
         state = self._states.get(name) or self._recall(name)
         now = trio.current_time()
         if state is None:
             if now - self._absent.get(name, float("-inf")) < min(self._refresh_s, ABSENT_S):
                 return None
             return await self.refresh_now(name)
-        idle = now - state.used > IDLE_AFTER_S
         state.used = now
-        if idle and self.problem is None:
+        if self.problem is None:
             with trio.move_on_after(PATIENCE_S):
                 await self._flights.run(("dataset", name), lambda: self._refresh(name))
         return self._states.get(name)
+
+    def fresh(self, name: str) -> DatasetState | None:
+        """Return a dataset's state if it can be had without waiting: somebody used it lately."""
+        state = self._states.get(name)
+        if state is None:
+            return None
+        now = trio.current_time()
+        if now - state.used > IDLE_AFTER_S:
+            return None
+        state.used = now
+        return state
 
     async def refresh_now(self, name: str) -> DatasetState | None:
         """Ask the store for a dataset's newest snapshot, whatever the age of the one that is known."""
@@ -167,9 +180,7 @@ class Catalog:
             await self._flights.run(("view", key), lambda: self._load_view(snapshot, datarange))
             view = self.known_view(*key)
         if view is None:
-            raise Corrupt(
-                f"the manifest of {snapshot.dataset} {datarange.id} was not kept by the index cache"
-            )
+            raise Corrupt(f"the manifest of {snapshot.dataset} {datarange.id} was not kept by the index cache")
         return view
 
     def known_view(self, dataset_id: str, datarange: DatarangeId) -> ManifestView | None:
@@ -187,6 +198,10 @@ class Catalog:
             if len(self._views) > MAX_VIEWS:
                 self._views.popitem(last=False)
         return view
+
+    def view_in_memory(self, dataset_id: str, datarange: DatarangeId) -> ManifestView | None:
+        """Return a manifest that was used lately, with no I/O at all."""
+        return self._views.get((dataset_id, datarange))
 
     def forget_view(self, dataset_id: str, datarange: DatarangeId) -> None:
         """Forget a view that the index cache no longer knows, so that the manifest is fetched again."""
@@ -253,10 +268,7 @@ class Catalog:
         if state is None:
             state = self._states[snapshot.dataset] = DatasetState(snapshot, used=trio.current_time())
         state.problem, state.refreshed_at = None, datetime.now(UTC)
-        if known is not None and (known.revision, known.dataset_id) == (
-            snapshot.revision,
-            snapshot.dataset_id,
-        ):
+        if known is not None and _same(known, snapshot):
             return
         state.snapshot = snapshot
         await trio.to_thread.run_sync(self._index.save_snapshot, self._store.url, snapshot)
@@ -295,3 +307,10 @@ def _read_snapshot(store: Store, name: str, known: Snapshot | None) -> Snapshot 
     except NotFound:
         store.check()  # a store that is gone is another matter than a dataset that is gone
         return None
+
+
+def _same(before: Snapshot, after: Snapshot) -> bool:
+    """Return whether nothing was committed between. Without a log (revision 0), the dataranges tell."""
+    if (before.dataset_id, before.revision) != (after.dataset_id, after.revision):
+        return False
+    return after.revision > 0 or before.dataranges == after.dataranges

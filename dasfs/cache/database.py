@@ -41,9 +41,7 @@ def translated(path: str) -> Iterator[None]:
             f"no space left for the cache database {path}", hint="free some, or give another --cache-dir"
         ) from error
     except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
-        raise AccessDenied(
-            f"the cache database {path} can't be written", hint="give another --cache-dir"
-        ) from error
+        raise AccessDenied(f"the cache database {path} can't be written", hint="give another --cache-dir") from error
     except apsw.Error as error:
         raise DasfsError(f"the cache database {path} failed: {error}") from error
 

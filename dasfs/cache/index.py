@@ -102,9 +102,7 @@ class IndexCache:
             return None
         manifest_id, tar_size, named, extensions = row
         with translated(self._path):
-            segments = tuple(
-                _segment(*found) for found in self._reader.execute(sql.FIND_SEGMENTS, (manifest_id,))
-            )
+            segments = tuple(_segment(*found) for found in self._reader.execute(sql.FIND_SEGMENTS, (manifest_id,)))
         return ManifestView(
             self._generation,
             manifest_id,

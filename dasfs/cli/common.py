@@ -1,8 +1,11 @@
 """What the commands share: their settings, the types of their arguments, and opening a store."""
 
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -14,6 +17,7 @@ from dasfs.errors import InvalidInput
 from dasfs.names import MAX_NUMBER, check_dataset_name
 
 if TYPE_CHECKING:
+    from dasfs.formats.compression import Compression
     from dasfs.stores.base import Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -24,6 +28,8 @@ _UNITS: Final = {
     **{unit + form: 1024 ** (power + 1) for power, unit in enumerate("KMGT") for form in ("", "iB")},
     **{unit + "B": 1000 ** (power + 1) for power, unit in enumerate("KMGT")},
 }
+_DURATION: Final = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,6})?)\s*([smhd]?)", re.ASCII)
+_TIME_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass
@@ -81,6 +87,21 @@ def parse_range(text: str) -> NumberRange:
     return numbers
 
 
+def parse_duration(text: str) -> timedelta:
+    """Return what `90s`, `30m`, `24h`, `7d` or `0` stands for. Raises `InvalidInput`."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise InvalidInput(f"{text!r} is not a time", hint="write it as 90s, 30m, 24h or 7d")
+    return timedelta(**{_TIME_UNITS[match[2] or "s"]: float(match[1])})
+
+
+def parse_compression(text: str) -> "Compression":
+    """Return what `none`, `lz4`, `zstd` or `zstd:LEVEL` stands for. Raises `InvalidInput`."""
+    from dasfs.formats.compression import Compression
+
+    return Compression.parse(text)
+
+
 class Parsed(click.ParamType[Any]):
     """A parameter that one of the functions above reads; what it raises goes through to the user as it is."""
 
@@ -98,7 +119,10 @@ class StoreType(click.ParamType[str]):
     name = "store"
 
     def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
+        self,
+        ctx: click.Context,
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
     ) -> list[CompletionItem]:
         settings = ctx.find_object(Settings) or Settings()
         names = [*settings.config.stores, "s3://", "file:///", "sqlite:///"]
@@ -108,6 +132,8 @@ class StoreType(click.ParamType[str]):
 SIZE: Final = Parsed("size", parse_size)
 NUMBER: Final = Parsed("number", parse_number)
 RANGE: Final = Parsed("first[-last]", parse_range)
+DURATION: Final = Parsed("time", parse_duration)
+COMPRESSION: Final = Parsed("compression", parse_compression)
 DATASET: Final = Parsed("dataset", check_dataset_name)
 STORE: Final = StoreType()
 
@@ -155,6 +181,6 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask on the terminal; raise `InvalidInput` where nobody can answer, and `click.Abort` for a no."""
     if yes:
         return
-    if not click.get_text_stream("stdin").isatty():
+    if not sys.stdin.isatty():
         raise InvalidInput(f"{question.rstrip('?')}: there is no terminal to ask on", hint="add --yes")
     click.confirm(question, abort=True, err=True)

@@ -25,17 +25,11 @@ END_TIMEOUT_S: Final = 15.0
 @click.command()
 @click.argument("store", type=STORE, metavar="STORE")
 @click.argument("mountpoint", type=click.Path(), metavar="MOUNTPOINT")
-@click.option(
-    "-o", "options", multiple=True, metavar="OPTION,...", help="Mount options, as in fstab (see the docs)."
-)
+@click.option("-o", "options", multiple=True, metavar="OPTION,...", help="Mount options, as in fstab (see the docs).")
 @click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground; log to stderr.")
-@click.option(
-    "--cache-dir", metavar="DIR", help="Keep the caches here; one directory serves one mount at a time."
-)
+@click.option("--cache-dir", metavar="DIR", help="Keep the caches here; one directory serves one mount at a time.")
 @click.option("--cache-size", metavar="SIZE", help="Keep at most this much of the data. Default: 20GiB.")
-@click.option(
-    "--refresh", metavar="SECONDS", help="Show what is new in the store after at most so long. Default: 10."
-)
+@click.option("--refresh", metavar="SECONDS", help="Show what is new in the store after at most so long. Default: 10.")
 @click.option("--dataset", metavar="NAME", help="Show this dataset's datapoints at the root.")
 @click.option("--replace", is_flag=True, help="Take away a dead mount that stands at MOUNTPOINT.")
 @click.option(
@@ -75,9 +69,7 @@ def mount(
 
     logging.getLogger("dasfs").setLevel(logging.INFO)
     with open_store(location.url, location.options) as opened:
-        run_mount(
-            opened, chosen, ready=_reporter(ready_fd, log_path, f"{location.url} is mounted at {mountpoint}")
-        )
+        run_mount(opened, chosen, ready=_reporter(ready_fd, log_path, f"{location.url} is mounted at {mountpoint}"))
 
 
 @click.command()
@@ -95,9 +87,7 @@ def umount(mountpoint: str, lazy: bool) -> None:
         readable, _, _ = select.select([process], [], [], 0 if lazy else END_TIMEOUT_S)
         os.close(process)
         if not readable and not lazy:
-            raise DasfsError(
-                f"{mountpoint} is unmounted, but its process did not end within {END_TIMEOUT_S:g} s"
-            )
+            raise DasfsError(f"{mountpoint} is unmounted, but its process did not end within {END_TIMEOUT_S:g} s")
 
 
 def _open_process(path: str) -> int | None:

@@ -55,9 +55,7 @@ def parse_options(texts: Iterable[str]) -> dict[str, str]:
     return options
 
 
-def build_options(
-    mountpoint: str, options: dict[str, str], config: MountConfig, *, replace: bool
-) -> MountOptions:
+def build_options(mountpoint: str, options: dict[str, str], config: MountConfig, *, replace: bool) -> MountOptions:
     """Return what `options`, then the configuration, then the defaults say. Raises `InvalidInput`."""
     mountpoint = os.path.abspath(mountpoint)
     return MountOptions(

@@ -28,7 +28,7 @@ from dasfs.names import MAX_NUMBER, DatapointNumber, DatarangeId, Revision
 
 FORMAT: Final = 1
 # A checkpoint of a million dataranges has some 150 MB; a frame that claims more than this is damaged.
-MAX_CHECKPOINT_SIZE: Final = 4 << 30
+MAX_CHECKPOINT_SIZE: Final = 1 << 30
 
 
 def encode_commit(commit: Commit) -> bytes:

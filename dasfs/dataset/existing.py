@@ -110,7 +110,7 @@ def _check_same(
 
 
 def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield `function(item)` of each item, in order. Whatever ends this early also ends what waits in the pool."""
+    """Yield `function(item)` of each item, in order. Ended early, it drops what waits in the pool."""
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dasfs-existing")
     try:
         yield from pool.map(function, items)

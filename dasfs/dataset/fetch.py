@@ -1,7 +1,8 @@
-"""Reading many datapoints of a dataset in order: large ranges of TAR objects, several at a time, every byte checked.
+"""Reading many datapoints in order: large ranges of TAR objects, several at a time, every byte checked.
 
-**Concurrency:** `fetch` belongs to one thread, which uses what comes out; up to `jobs` others read windows ahead of it.
-Memory is bounded by `2 * jobs` windows of 8 MiB, or by as many compressed datapoints, which are decoded whole.
+**Concurrency:** `fetch` belongs to one thread, which uses what comes out; up to `jobs` others read windows
+ahead of it. Memory is bounded by `2 * jobs` windows of 8 MiB, or by as many compressed datapoints, which are
+decoded whole.
 """
 
 import itertools
@@ -43,8 +44,8 @@ class Datapoint:
 class Window:
     """A stretch of one TAR object that is read at once: whole datapoints, or a part of one.
 
-    `start` is where the stretch begins in the stored content of the first datapoint, which is not 0 only for a later
-    part of a large one.
+    `start` is where the stretch begins in the stored content of the first datapoint, which is not 0 only for
+    a later part of a large one.
     """
 
     datapoints: Sequence[Datapoint]
@@ -66,6 +67,36 @@ class Piece:
     last: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The datapoints `first..last` of a dataset at one revision."""
+
+    dataset: Dataset
+    snapshot: Snapshot
+    first: int
+    last: int
+
+    @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """The stretches that hold no datapoint."""
+        return find_gaps(self.snapshot, self.first, self.last)
+
+    @property
+    def size(self) -> int:
+        """About the sum of the true sizes: that of all dataranges that the selection touches."""
+        return sum(each.data_size for each in self.snapshot.overlapping(self.first, self.last))
+
+    def datapoints(self, *, names: bool = False) -> Iterator[Datapoint]:
+        """Yield the datapoints in order; with their original paths only where `names` asks for them."""
+        for datarange in self.snapshot.overlapping(self.first, self.last):
+            manifest = self.dataset.load_manifest(datarange)
+            start = max(self.first, datarange.first) - datarange.first
+            end = min(self.last, datarange.last) - datarange.first + 1
+            for k in range(start, end):
+                original = manifest.original_name(k) if names else None
+                yield Datapoint(datarange.first + k, manifest.record(k), original, datarange)
+
+
 def find_gaps(snapshot: Snapshot, first: int, last: int) -> list[tuple[int, int]]:
     """Return the stretches of `first..last` that hold no datapoint. Pure."""
     gaps = []
@@ -79,24 +110,11 @@ def find_gaps(snapshot: Snapshot, first: int, last: int) -> list[tuple[int, int]
     return gaps
 
 
-def list_datapoints(
-    dataset: Dataset, snapshot: Snapshot, first: int, last: int, *, names: bool = False
-) -> Iterator[Datapoint]:
-    """Yield the datapoints of `first..last`, in order; with their original paths only where `names` asks for them."""
-    for datarange in snapshot.overlapping(first, last):
-        manifest = dataset.load_manifest(datarange)
-        start = max(first, datarange.first) - datarange.first
-        end = min(last, datarange.last) - datarange.first + 1
-        for k in range(start, end):
-            original = manifest.original_name(k) if names else None
-            yield Datapoint(datarange.first + k, manifest.record(k), original, datarange)
-
-
 def plan_windows(datapoints: Iterable[Datapoint], size: int = WINDOW_SIZE) -> Iterator[Window]:
     """Yield the windows that hold `datapoints`, which ascend. Pure.
 
-    Neighbours share a window of at most `size` bytes. A larger datapoint is cut into parts, but for a compressed one, which
-    is decoded as a whole.
+    Neighbours share a window of at most `size` bytes. A larger datapoint is cut into parts, but for a
+    compressed one, which is decoded as a whole.
     """
     group: list[Datapoint] = []
     for datapoint in datapoints:
@@ -129,11 +147,13 @@ def fetch(
 ) -> Iterator[Piece]:
     """Yield the content of `datapoints`, which ascend: their true bytes, or with `stored` what the TAR holds.
 
-    Every datapoint is checked against its CRC-32; of one larger than a window, the last piece comes only after that.
-    Raises `Corrupt`, naming the datapoint, and what the store raises.
+    Every datapoint is checked against its CRC-32; of one larger than a window, the last piece comes only
+    after that. Raises `Corrupt`, naming the datapoint, and what the store raises.
     """
     crc32 = 0
-    for piece in itertools.chain.from_iterable(_read_windows(dataset, plan_windows(datapoints), stored, jobs)):
+    for piece in itertools.chain.from_iterable(
+        _read_windows(dataset, plan_windows(datapoints), stored, jobs)
+    ):
         record = piece.datapoint.record
         if piece.start or not piece.last:  # a part; whole ones were checked where they were read
             crc32 = zlib.crc32(piece.data, crc32 if piece.start else 0)
@@ -199,4 +219,3 @@ def _damaged(dataset: Dataset, datapoint: Datapoint) -> Corrupt:
         f"datapoint {datapoint.number} of {dataset.name} is damaged: its checksum is wrong",
         hint=f"run 'dasfs dataset verify {dataset.name}'",
     )
-

@@ -12,7 +12,7 @@ from dasfs.dataset.log import CommitLog
 from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
 from dasfs.dataset.rebuild import build_manifest
 from dasfs.dataset.verify import verify_datarange
-from dasfs.errors import AlreadyExists, Corrupt, NotFound, Unsupported
+from dasfs.errors import AlreadyExists, Corrupt, NotFound, ObjectChanged, Unsupported
 from dasfs.formats.manifest import Manifest
 from dasfs.names import DatarangeId, DatasetKeys
 from dasfs.stores.base import Store
@@ -65,23 +65,23 @@ def _check_candidates(
     The rule chooses again without each one that turned out to be damaged, until all that it chooses are
     good.
     """
+    candidates = listing.candidates
     reasons: dict[DatarangeId, str] = {
-        each: f"its {' and '.join(sorted({'tar', 'index'} - set(kinds)))} object is missing"
-        for each, kinds in listing.objects.items()
-        if each not in listing.candidates
+        each: f"its {' and '.join(sorted({'tar', 'index'} - set(listing.objects[each])))} object is missing"
+        for each in set(listing.objects) - set(candidates)
     }
     good: dict[DatarangeId, Datarange] = {}
     while True:
-        chosen = choose_live(each for each in listing.candidates if each not in reasons)
+        chosen = choose_live(each for each in candidates if each not in reasons)
         unchecked = [each for each in chosen if each not in good]
         if not unchecked:
             break
         for each in unchecked:
             try:
                 good[each] = _check_candidate(store, keys, listing, each, progress)
-            except (Corrupt, Unsupported) as error:
+            except (Corrupt, NotFound, ObjectChanged, Unsupported) as error:
                 reasons[each] = error.message
-    for each in set(listing.candidates) - set(reasons) - set(chosen):
+    for each in set(candidates) - set(reasons) - set(chosen):
         reasons[each] = "another datarange holds its datapoints"
     return tuple(good[each] for each in chosen), tuple(
         LeftOut(each, reasons[each]) for each in sorted(reasons)

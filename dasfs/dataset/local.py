@@ -101,7 +101,7 @@ class _SourceFile(RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         source = self._source
-        # A regular file gives as much as is asked for, up to 2 GiB less a page; fewer bytes mean that it was cut.
+        # A regular file gives as much as is asked for, up to 2 GiB less a page; fewer: it was cut.
         wanted = min(self._left if size < 0 else size, self._left, _MAX_READ)
         try:
             data = os.pread(self._descriptor, wanted, source.offset + source.size - self._left)
@@ -130,7 +130,7 @@ def _change(source: Source) -> ObjectChanged:
 
 
 def local_error(error: OSError, path: str) -> DasfsError:
-    """Return what an error of the local file system means: the one door for those of `put` and `get`."""
+    """Return what an error of the local file system means: the one door of `put` and `get`."""
     reason = (error.strerror or str(error)).lower()
     if isinstance(error, FileNotFoundError):
         return NotFound(f"{path}: {'a link to nothing' if os.path.islink(path) else reason}")

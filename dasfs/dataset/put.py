@@ -1,4 +1,4 @@
-"""Putting local files into a dataset: what is there already is skipped, the rest is packed, uploaded and committed.
+"""Putting local files into a dataset: what is there is skipped, the rest packed, uploaded and committed.
 
 A `put` that ends early, in whatever way, is simply repeated: each datarange becomes visible by its own
 commit, and what was committed is found again by its number, or by its original path, and skipped.
@@ -28,13 +28,14 @@ from dasfs.errors import Conflict, DasfsError, InvalidInput
 from dasfs.names import Revision
 
 DEFAULT_JOBS: Final = 4
-# Each conflict means that another writer put the same numbers just now; more than a few are a fight, not an accident.
-MAX_PLANS: Final = 5
+# A conflict means that another writer was at the same numbers just now, so that the new plan has less to do. Where it
+# has not, a few times in a row, trying again does not help.
+MAX_FUTILE_PLANS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class PutOptions:
-    """How to put. `datarange_size` (bytes of TAR) is the dataset's own where it is None; `jobs` uploads run at once."""
+    """How to put. `datarange_size` (bytes of TAR): None for the dataset's own. `jobs` uploads run at once."""
 
     datarange_size: int | None = None
     jobs: int = DEFAULT_JOBS
@@ -42,7 +43,7 @@ class PutOptions:
 
 @dataclass(frozen=True, slots=True)
 class PutResult:
-    """What a put did. `skipped` sources were there already; source k of a batch became datapoint `first + k`."""
+    """What a put did. `skipped` sources were there already; source k of a batch became `first + k`."""
 
     revision: Revision
     skipped: int
@@ -116,24 +117,29 @@ class _Put:
         self._cancelled = threading.Event()
 
     def run(self, sources: Sources) -> PutResult:
-        left = sources
-        skipped = 0
-        for plan in range(MAX_PLANS):
+        try:
+            skipped = self._run(sources)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._describe_rest()) from None
+        return PutResult(self._snapshot.revision, skipped, tuple(self._dataranges), tuple(self._batches))
+
+    def _run(self, sources: Sources) -> int:
+        """Put what is not there, as often as others get in the way; return how many sources were there."""
+        left, skipped, futile = sources, 0, 0
+        while True:
+            found = drop_existing(self._dataset, self._snapshot, left)
+            futile = futile + 1 if found.count == left.count else 0
+            skipped += left.count - found.count
+            self._report.planned(found, skipped)
+            committed = len(self._batches)
             try:
-                found = drop_existing(self._dataset, self._snapshot, left)
-                skipped += left.count - found.count
-                self._report.planned(found, skipped)
-                left = found
                 self._put_all(found)
-                break
+                return skipped
             except Conflict:
                 self._snapshot = self._dataset.snapshot()
-                if plan == MAX_PLANS - 1 or self._snapshot.dataset_id != self._dataset_id:
+                if self._snapshot.dataset_id != self._dataset_id or futile > MAX_FUTILE_PLANS:
                     raise
-                left = _without(left, self._batches)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(self._describe_rest()) from None
-        return PutResult(self._snapshot.revision, skipped, tuple(self._dataranges), tuple(self._batches))
+                left = _without(found, self._batches[committed:])
 
     def _put_all(self, sources: Sources) -> None:
         """Put the numbered first: then the numbers that are reserved for the others are above all of them."""
@@ -202,7 +208,7 @@ class _Put:
         self._report.committed(datarange)
 
     def _discard(self, pending: "deque[_Upload]") -> None:
-        """Free what was packed but not committed, and delete what of it was uploaded; `collect` does the rest."""
+        """Free what was packed but not committed, and delete what was uploaded whole; see `collect`."""
         for each in pending:
             each.packed.close()
             if not each.future.cancelled() and each.future.exception() is None:

@@ -1,4 +1,4 @@
-"""What a `put` decides: which sources are there already, which are refused, and which dataranges hold the rest.
+"""What a `put` decides: which sources are there, which are refused, and which dataranges hold the rest.
 
 Pure: no I/O. What is there comes in as `Existing`; checksums are compared elsewhere.
 """
@@ -48,7 +48,7 @@ class Batch:
 def find_match(
     source: Source, numbers: Mapping[int, Existing], paths: Mapping[str, Existing]
 ) -> Existing | None:
-    """Return what is there under the number of a source, or for one without a number under its original path."""
+    """Return what is there under the number of a source, or without a number under its original path."""
     return paths.get(source.original) if source.number is None else numbers.get(source.number)
 
 

@@ -14,12 +14,13 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from dasfs.dataset.local import Source, local_error
 from dasfs.errors import DasfsError, InvalidInput
-from dasfs.formats.tar import REGULAR_TYPES, TarMember, read_members
+from dasfs.formats.tar import REGULAR_TYPES, TarMember, read_datarange, read_members
 from dasfs.names import MAX_EXTENSION, DatapointName
 
 _COMPRESSED_TARS: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
@@ -50,6 +51,18 @@ def find_sources(paths: Iterable[str], notice: Notice, *, unpack: bool = True) -
     original path), and `Corrupt` for a TAR file that is damaged.
     """
     return arrange(itertools.chain.from_iterable(_find(path, notice, unpack=unpack) for path in paths))
+
+
+def find_datarange(path: str) -> Sources:
+    """Return the datapoints of one TAR file that can be a datarange: numbers ascending by one.
+
+    Raises `InvalidInput`, `Corrupt`, `Unsupported`, naming the member (see `read_datarange`), `NotFound`,
+    `AccessDenied`.
+    """
+    with _tar_errors(path), open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        members = (each.member for each in read_datarange(file))
+        return arrange([_make_source(path, _member_path(each.name), status, each) for each in members])
 
 
 def arrange(found: Iterable[Source]) -> Sources:
@@ -141,17 +154,21 @@ def _describe(mode: int) -> str:
 
 def _unpack(path: str, status: os.stat_result, notice: Notice) -> Iterator[Source]:
     """Yield the regular members of one TAR file."""
+    with _tar_errors(path), open(path, "rb") as file:
+        for member in read_members(file):
+            if member.type in REGULAR_TYPES:
+                yield _make_source(path, _member_path(member.name), status, member)
+            elif member.type == b"1":
+                raise InvalidInput(f"{member.name} is a hard link", hint="pack with tar --hard-dereference")
+            elif member.type != b"5":
+                notice(f"{path}: {member.name} is left out: it is no regular file")
+
+
+@contextmanager
+def _tar_errors(path: str) -> Iterator[None]:
+    """Name the TAR file in what reading it raises."""
     try:
-        with open(path, "rb") as file:
-            for member in read_members(file):
-                if member.type in REGULAR_TYPES:
-                    yield _make_source(path, _member_path(member.name), status, member)
-                elif member.type == b"1":
-                    raise InvalidInput(
-                        f"{member.name} is a hard link", hint="pack with tar --hard-dereference"
-                    )
-                elif member.type != b"5":
-                    notice(f"{path}: {member.name} is left out: it is no regular file")
+        yield
     except DasfsError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
     except OSError as error:

@@ -28,7 +28,7 @@ class Spool:
     """
 
     def __init__(self, directory: str | None = None) -> None:
-        self._directory = directory or os.environ.get("TMPDIR") or "/var/tmp"
+        self._directory = directory or _default_directory()
         self._checksums = BlockChecksums()
         self._buffer = bytearray()
         self._flushed = 0
@@ -91,6 +91,14 @@ class Spool:
             ) from error
 
 
+def _default_directory() -> str:
+    try:
+        found = tempfile.gettempdir()
+    except FileNotFoundError:
+        return "/var/tmp"
+    return "/var/tmp" if found == "/tmp" else found
+
+
 _SPOOL_ERRORS: Final[dict[int, type[DasfsError]]] = {
     errno.ENOSPC: NoSpace,
     errno.EDQUOT: NoSpace,
@@ -100,3 +108,9 @@ _SPOOL_ERRORS: Final[dict[int, type[DasfsError]]] = {
     errno.EACCES: AccessDenied,
     errno.EROFS: AccessDenied,
 }
+
+
+def _default_directory() -> str:
+    # tempfile is the one that reads TMPDIR here, and says /tmp where nothing is set.
+    found = tempfile.gettempdir()
+    return "/var/tmp" if found == "/tmp" else found

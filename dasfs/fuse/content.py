@@ -10,7 +10,7 @@ and its caller bounds the wait. Reading ahead happens in tasks of the mount's nu
 
 import logging
 import zlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import accumulate
@@ -28,7 +28,7 @@ from dasfs.formats.compression import Codec, decompress
 from dasfs.fuse.inodes import Inode
 from dasfs.fuse.prefetch import ReadAhead
 from dasfs.fuse.tree import Located, Tree
-from dasfs.names import DatasetKeys
+from dasfs.names import DatarangeId, DatasetKeys
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +37,16 @@ log = logging.getLogger(__name__)
 DECODED_MEMORY: Final = 128 << 20
 # Above this size decoding is worth a thread: zstd decodes it in about 0.2 ms, a hop costs 0.05 ms.
 DECODE_INLINE: Final = 128 << 10
+# Dataranges whose segments are at hand without asking the block cache.
+MAX_PIECES_OF: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch `[start, end)` of a TAR object that lies in one segment.
-
-    `shift` taken from an offset there gives the offset in the segment.
-    """
+    """The stretch `[start, end)` of a TAR object that is one segment."""
 
     start: int
     end: int
-    shift: int
     segment: CachedSegment
 
 
@@ -97,6 +95,7 @@ class Content:
         self._ahead: dict[str, ReadAhead] = {}
         self._decoded: OrderedDict[Inode, bytes] = OrderedDict()
         self._decoded_size = 0
+        self._pieces_of: OrderedDict[tuple[str, DatarangeId], tuple[Piece, ...]] = OrderedDict()
         self._flights: SingleFlight[Inode] = SingleFlight(nursery)
 
     def open(self, located: Located) -> OpenFile:
@@ -123,7 +122,7 @@ class Content:
         self._read_ahead(file, start, end)
         piece = file.pieces[0]
         if end <= piece.end:
-            return self._blocks.read_cached(piece.segment, start - piece.shift, end - piece.shift)
+            return self._blocks.read_cached(piece.segment, start - piece.start, end - piece.start)
         return None
 
     async def read(self, file: OpenFile, offset: int, size: int) -> bytes:
@@ -148,9 +147,7 @@ class Content:
         record = file.located.record
         if record.codec is Codec.NONE:
             start = record.content_offset + offset
-            return await self._read_tar(
-                file, start, min(start + size, record.content_offset + record.true_size)
-            )
+            return await self._read_tar(file, start, min(start + size, record.content_offset + record.true_size))
         inode = file.located.inode
         while (data := self._decoded.get(inode)) is None:
             await self._flights.run(inode, lambda: self._decode(file))
@@ -161,10 +158,8 @@ class Content:
         for piece in file.pieces:
             first, last = max(start, piece.start), min(end, piece.end)
             if first < last:
-                begin, stop = first - piece.shift, last - piece.shift
-                parts.append(
-                    await self._blocks.read(piece.segment, begin, stop, trio.current_effective_deadline())
-                )
+                begin, stop = first - piece.start, last - piece.start
+                parts.append(await self._blocks.read(piece.segment, begin, stop, trio.current_effective_deadline()))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _decode(self, file: OpenFile) -> None:
@@ -203,17 +198,25 @@ class Content:
         file.located, file.pieces, file.base = located, opened.pieces, opened.base
 
     def _pieces(self, snapshot: Snapshot, view: ManifestView, start: int, end: int) -> tuple[Piece, ...]:
-        tar_key = DatasetKeys(snapshot.dataset).tar(view.id)
-        found = []
-        for place in range(
-            max(bisect_right(view.segments, start, key=lambda s: s.offset) - 1, 0), len(view.segments)
-        ):
-            segment = view.segments[place]
-            if segment.offset >= end:
-                break
-            cached = self._blocks.segment(snapshot.dataset_id, tar_key, segment)
-            found.append(Piece(segment.offset, segment.offset + segment.length, segment.offset, cached))
-        return tuple(found)
+        """Return the pieces of a TAR object that hold `[start, end)`."""
+        key = (snapshot.dataset_id, view.id)
+        pieces = self._pieces_of.get(key)
+        if pieces is None:
+            tar_key = DatasetKeys(snapshot.dataset).tar(view.id)
+            pieces = self._pieces_of[key] = tuple(
+                Piece(
+                    each.offset,
+                    each.offset + each.length,
+                    self._blocks.segment(snapshot.dataset_id, tar_key, each),
+                )
+                for each in view.segments
+            )
+            if len(self._pieces_of) > MAX_PIECES_OF:
+                self._pieces_of.popitem(last=False)
+        if len(pieces) == 1:
+            return pieces
+        first = max(bisect_right(pieces, start, key=_start) - 1, 0)
+        return pieces[first : bisect_left(pieces, end, key=_start)]
 
     def _read_ahead(self, file: OpenFile, start: int, end: int) -> None:
         dataset = file.located.snapshot.dataset
@@ -231,7 +234,11 @@ class Content:
                 view = await self._catalog.view(layout.snapshot, datarange)
                 for piece in self._pieces(layout.snapshot, view, first, last):
                     begin, stop = max(first, piece.start), min(last, piece.end)
-                    await self._blocks.prefetch(piece.segment, begin - piece.shift, stop - piece.shift)
+                    await self._blocks.prefetch(piece.segment, begin - piece.start, stop - piece.start)
             except DasfsError as error:
                 log.debug("reading ahead in %s failed: %s", layout.snapshot.dataset, error)
                 return
+
+
+def _start(piece: Piece) -> int:
+    return piece.start

@@ -83,18 +83,14 @@ async def _serve(
             trio.open_nursery() as nursery,
         ):
             remote = Remote(deadline_s=options.deadline_s)
-            catalog = Catalog(
-                nursery, store, index, remote, refresh_s=options.refresh_s, only=options.dataset
-            )
+            catalog = Catalog(nursery, store, index, remote, refresh_s=options.refresh_s, only=options.dataset)
             if options.dataset is not None and await catalog.dataset(options.dataset) is None:
                 raise NotFound(f"{store.url} has no dataset {options.dataset}")
             tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset)
             content = Content(nursery, tree, catalog, blocks)
             catalog.subscribe(Invalidator(tree, content, catalog, index).on_change)
             status = Status(store.url, mountpoint, _shown(options), catalog, blocks)
-            operations = Operations(
-                tree, content, status, index, options.ownership, deadline_s=options.deadline_s
-            )
+            operations = Operations(tree, content, status, index, options.ownership, deadline_s=options.deadline_s)
             _mount(operations, store.url, mountpoint, options)
             try:
                 nursery.start_soon(catalog.run)

@@ -69,9 +69,7 @@ def prepare(path: str, *, replace: bool) -> str:
         path = os.path.realpath(path, strict=True)
         mounted = find_mount(path)
         if mounted is not None and mounted.file_system.startswith("fuse"):
-            raise AlreadyExists(
-                f"{mounted.source} is mounted at {path} already", hint=f"run: dasfs umount {path}"
-            )
+            raise AlreadyExists(f"{mounted.source} is mounted at {path} already", hint=f"run: dasfs umount {path}")
         if os.listdir(path):
             raise InvalidInput(f"the mount point {path} is not empty", hint="mount at an empty directory")
     except FileNotFoundError as error:

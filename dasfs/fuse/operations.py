@@ -27,7 +27,7 @@ from dasfs.formats.manifest import RECORD, RECORD_SIZE
 from dasfs.fuse.content import Content, OpenFile
 from dasfs.fuse.inodes import ROOT, STATUS_FILE
 from dasfs.fuse.status import Status
-from dasfs.fuse.tree import Attributes, ListedPage, Listing, Tree
+from dasfs.fuse.tree import Attributes, ListedPage, Listing, Tree, datapoint_attributes
 from dasfs.fuse.xattrs import XATTR_PREFIX, describe
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,7 @@ LONG_S: Final = 3600.0
 # "Not there" may become "there" with the next commit.
 NEGATIVE_S: Final = 1.0
 BLOCK_SIZE: Final = 512  # of st_blocks, fixed by POSIX
-PREFERRED_IO: Final = (
-    128 << 10
-)  # st_blksize: what cp and cat read at once, and the largest FUSE request by default
+PREFERRED_IO: Final = 128 << 10  # st_blksize: what cp and cat read at once, and the largest FUSE request by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +123,24 @@ class Operations(pyfuse3.Operations):
     # Names and attributes
 
     @_translated
-    async def lookup(
-        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
+    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        text = os.fsdecode(name)
+        located = self._tree.peek_name(parent_inode, text)
+        if located is not None:
+            return self._entry(datapoint_attributes(located))
         with trio.fail_after(self._deadline_s):
-            found = await self._tree.lookup(parent_inode, os.fsdecode(name))
-        if found is None:
-            return _absent()
-        return await self._entry(found)
+            found = await self._tree.lookup(parent_inode, text)
+        return _absent() if found is None else self._entry(found)
 
     @_translated
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        located = self._tree.peek(inode)
+        if located is not None:
+            return self._entry(datapoint_attributes(located))
         if inode == STATUS_FILE:
-            return await self._entry(self._tree.status_attributes())
+            return self._entry(self._tree.status_attributes())
         with trio.fail_after(self._deadline_s):
-            return await self._entry(await self._tree.attributes(inode))
+            return self._entry(await self._tree.attributes(inode))
 
     @_translated
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -159,6 +160,9 @@ class Operations(pyfuse3.Operations):
 
     @_translated
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        if not name.startswith(b"user."):
+            # Not ENODATA: `ls -l` asks for security labels of each file until it hears that there are none here.
+            raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
         if not name.startswith(XATTR_PREFIX):
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         value = (await self._xattrs(inode)).get(name)
@@ -177,8 +181,10 @@ class Operations(pyfuse3.Operations):
             self._handles[handle] = _Text(self._status.render())
             # Its size is not known before it is read, so that reads go on to the end whatever stat said.
             return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=True)
-        with trio.fail_after(self._deadline_s):
-            located = await self._tree.locate(inode)
+        located = self._tree.peek(inode)
+        if located is None:
+            with trio.fail_after(self._deadline_s):
+                located = await self._tree.locate(inode)
         self._handles[handle] = self._content.open(located)
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)
 
@@ -236,7 +242,7 @@ class Operations(pyfuse3.Operations):
             found = await self._tree.dataset_attributes(name)
             if found is None:
                 continue  # it was deleted since the directory was opened
-            if not pyfuse3.readdir_reply(token, os.fsencode(name), await self._entry(found), place + 1):
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), self._entry(found), place + 1):
                 return
 
     async def _list_datapoints(self, listing: Listing, start: int, token: pyfuse3.ReaddirToken) -> None:
@@ -268,9 +274,7 @@ class Operations(pyfuse3.Operations):
             entry.st_size = size
             entry.st_blocks = -(-size // BLOCK_SIZE)
             entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime * 1_000_000_000
-            if not reply(
-                token, b"%020d.%b" % (number + k, page.extensions[extension]), entry, position + k + 1
-            ):
+            if not reply(token, b"%020d.%b" % (number + k, page.extensions[extension]), entry, position + k + 1):
                 return k
         return len(page.records) // RECORD_SIZE
 
@@ -290,10 +294,8 @@ class Operations(pyfuse3.Operations):
         entry.st_blksize = PREFERRED_IO
         return entry
 
-    async def _entry(self, found: Attributes) -> pyfuse3.EntryAttributes:
-        entry = self._blank(
-            self._directory_mode if found.is_directory else self._file_mode, links=found.links
-        )
+    def _entry(self, found: Attributes) -> pyfuse3.EntryAttributes:
+        entry = self._blank(self._directory_mode if found.is_directory else self._file_mode, links=found.links)
         entry.st_ino = pyfuse3.InodeT(found.inode)
         size = len(self._status.render()) if found.inode == STATUS_FILE else found.size
         entry.st_size = size

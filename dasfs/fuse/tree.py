@@ -90,9 +90,7 @@ class ListedPage:
 class Tree:
     """The model of one mount. `only`: the dataset that stands at the root instead of all of them."""
 
-    def __init__(
-        self, catalog: Catalog, index: IndexCache, *, mounted_at: int, only: str | None = None
-    ) -> None:
+    def __init__(self, catalog: Catalog, index: IndexCache, *, mounted_at: int, only: str | None = None) -> None:
         self._catalog = catalog
         self._index = index
         self._only = only
@@ -108,6 +106,20 @@ class Tree:
     def dataset_of(self, directory: int) -> str | None:
         """Return the dataset whose datapoints stand in `directory`, or None."""
         return self._only if directory == ROOT else self._inodes.find_directory(directory)
+
+    def peek(self, inode: int) -> Located | None:
+        """Return what `locate` would, if everything needed is in memory; else None. Never waits."""
+        place = self._inodes.find_datapoint(inode)
+        return None if place is None else self._peek(place)
+
+    def peek_name(self, parent: int, name: str) -> Located | None:
+        """Return the datapoint `name` of a directory, if everything needed is in memory; else None."""
+        dataset = self.dataset_of(parent)
+        parsed = None if dataset is None else _parse_name(name)
+        if dataset is None or parsed is None:
+            return None
+        located = self._peek(DatapointPlace(dataset, parsed.number))
+        return located if located is not None and located.record.extension == parsed.extension else None
 
     async def lookup(self, parent: int, name: str) -> Attributes | None:
         """Return the attributes of `name` in the directory `parent`, or None where it is not."""
@@ -175,9 +187,7 @@ class Tree:
             except StoreUnavailable:
                 raise
             except DasfsError as error:
-                log.warning(
-                    "datapoints %d-%d of %s can't be listed: %s", *_range(datarange), snapshot.dataset, error
-                )
+                log.warning("datapoints %d-%d of %s can't be listed: %s", *_range(datarange), snapshot.dataset, error)
                 listing.problem = listing.problem or error
                 continue
             first = DatapointNumber(datarange.first + start)
@@ -218,16 +228,30 @@ class Tree:
         return None if state is None else self._directory_attributes(state)
 
     async def _lookup_datapoint(self, dataset: str, name: str) -> Attributes | None:
-        try:
-            parsed = DatapointName.parse(name)
-        except InvalidInput:
-            return None
+        parsed = _parse_name(name)
         if parsed is None:
             return None
         located = await self._locate(DatapointPlace(dataset, parsed.number))
         if located is None or located.record.extension != parsed.extension:
             return None
         return datapoint_attributes(located)
+
+    def _peek(self, place: DatapointPlace) -> Located | None:
+        state = self._catalog.fresh(place.dataset)
+        if state is None:
+            return None
+        snapshot, number = state.snapshot, place.number
+        datarange = snapshot.find(number)
+        if datarange is None:
+            return None
+        view = self._catalog.view_in_memory(snapshot.dataset_id, datarange.id)
+        if view is None:
+            return None
+        try:
+            record = self._index.record(view, number - datarange.first)
+        except (Corrupt, NotFound):
+            return None  # `_page` mends the index cache
+        return Located(self._inodes.datapoint(place.dataset, number), number, snapshot, datarange, view, record)
 
     async def _locate(self, place: DatapointPlace) -> Located | None:
         state = await self._catalog.dataset(place.dataset)
@@ -240,13 +264,9 @@ class Tree:
         k = number - datarange.first
         view, _ = await self._page(snapshot, datarange, k // PAGE_RECORDS)
         record = self._index.record(view, k)
-        return Located(
-            self._inodes.datapoint(place.dataset, number), number, snapshot, datarange, view, record
-        )
+        return Located(self._inodes.datapoint(place.dataset, number), number, snapshot, datarange, view, record)
 
-    async def _page(
-        self, snapshot: Snapshot, datarange: Datarange, number: int
-    ) -> tuple[ManifestView, bytes]:
+    async def _page(self, snapshot: Snapshot, datarange: Datarange, number: int) -> tuple[ManifestView, bytes]:
         """Return a page of a datarange's records, which is in memory then, and the view it belongs to.
 
         The index cache may lose both at any time: then it is built anew, and the manifest fetched once more.
@@ -265,11 +285,16 @@ class Tree:
         raise Corrupt(f"the index cache keeps losing the manifest of {snapshot.dataset} {datarange.id}")
 
 
+def _parse_name(name: str) -> DatapointName | None:
+    try:
+        return DatapointName.parse(name)
+    except InvalidInput:
+        return None
+
+
 def datapoint_attributes(located: Located) -> Attributes:
     """Return what `stat` shows of a datapoint."""
-    return Attributes(
-        located.inode, is_directory=False, size=located.record.true_size, mtime=located.record.mtime
-    )
+    return Attributes(located.inode, is_directory=False, size=located.record.true_size, mtime=located.record.mtime)
 
 
 def _range(datarange: Datarange) -> tuple[int, int]:

@@ -175,26 +175,32 @@ class MultipartUpload:
     def _upload(self, number: int, data: Data) -> _Part:
         digest = md5(data).hexdigest()
         answer = self._request_part(
-            "upload_part", number, check=lambda answer: check_etag(answer, digest, self._what), body=data
+            "upload_part",
+            number,
+            self._what,
+            check=lambda answer: check_etag(answer, digest, self._what),
+            body=data,
         )
         return _Part(clean_etag(answer, self._what), len(data))
 
     def _copy(self, number: int, piece: CopyPiece) -> _Part:
+        source = self._bucket.describe(piece.key)
         answer = self._request_part(
             "upload_part_copy",
             number,
-            check=lambda answer: _require(answer, "CopyPartResult", self._what),
+            source,
+            check=lambda answer: _require(answer, "CopyPartResult", source),
             CopySource={"Bucket": self._bucket.name, "Key": self._bucket.full_key(piece.key)},
             CopySourceRange=f"bytes={piece.offset}-{piece.offset + piece.length - 1}",
         )
         return _Part(clean_etag(answer["CopyPartResult"], self._what), piece.length)
 
     def _request_part(
-        self, operation: str, number: int, *, check: Callable[[Answer], object], **parameters: Any
+        self, operation: str, number: int, what: str, *, check: Callable[[Answer], object], **parameters: Any
     ) -> Answer:
         return self._bucket.request(
             operation,
-            self._what,
+            what,
             check=check,
             cancelled=self._cancelled,
             Key=self._full_key,
