@@ -52,6 +52,8 @@ osd_pool_default_min_size = 1
 osd_pool_default_pg_num = 4
 osd_pool_default_pgp_num = 4
 osd_crush_chooseleaf_type = 0
+osd_class_update_on_start = false
+osd_crush_update_on_start = false
 osd_class_load_list = *
 osd_class_default_list = *
 mon_allow_pool_size_one = true
@@ -59,7 +61,7 @@ mon_max_pg_per_osd = 1000
 paxos_propose_interval = 0.05
 paxos_min_wait = 0.01
 [client.rgw]
-rgw_frontends = beast endpoint=127.0.0.1:{gateway_port}
+rgw_frontends = beast endpoint=127.0.0.1:{gateway_port} tcp_nodelay=1
 """
 
 
@@ -144,20 +146,28 @@ def _start(directory: Path) -> Ceph:
 
 
 def _run(command: list[str], configuration: Path, deadline: float) -> None:
-    # A file, not a pipe: daemons keep it open, and a pipe would never end.
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.run(
-            command,
-            env={**os.environ, "CEPH_CONF": str(configuration)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=max(1.0, deadline - time.monotonic()),
-            check=False,
-        )
-        if process.returncode != 0:
-            output.seek(0)
-            raise RuntimeError(f"{' '.join(command)} failed:\n{output.read().decode(errors='replace')}")
+    """Run one command of the start, again if it fails.
+
+    On a busy machine a client of Ceph 16 can send its first command before it has learned the cluster's id; the
+    monitor refuses that (EPERM, "wrong fsid").
+    """
+    while True:
+        # A file, not a pipe: daemons keep it open, and a pipe would never end.
+        with tempfile.TemporaryFile() as output:
+            process = subprocess.run(
+                command,
+                env={**os.environ, "CEPH_CONF": str(configuration)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=max(1.0, deadline - time.monotonic()),
+                check=False,
+            )
+            if process.returncode == 0:
+                return
+            if time.monotonic() > deadline - START_TIMEOUT_S / 2:
+                output.seek(0)
+                raise RuntimeError(f"{' '.join(command)} failed:\n{output.read().decode(errors='replace')}")
 
 
 def _wait_for_port(port: int, deadline: float) -> None:

@@ -1,7 +1,8 @@
 """A writer that races: `python -m tests.committer STORE DATASET COMMITS`.
 
-It reserves numbers and commits dataranges on them, replaces neighbours by an aggregate now and then, and prints what
-it added as JSON lists of `[first, last]`. Commits name objects that are not there: only the log is tested.
+It reserves numbers and commits dataranges on them, replaces neighbours by an aggregate now and then, and
+prints what it added as JSON lists of `[first, last]`. Commits name objects that are not there: only the log
+is tested.
 """
 
 import json

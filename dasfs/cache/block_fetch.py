@@ -93,9 +93,7 @@ class Fetch:
         start = self.offset + block * BLOCK_SIZE
         return Corrupt(f"{self.tar_key}: the bytes from {start} on do not match their checksum")
 
-    def _write(
-        self, data: memoryview, bad: Mapping[int, DasfsError]
-    ) -> tuple[tuple[int, ...], OSError | None]:
+    def _write(self, data: memoryview, bad: Mapping[int, DasfsError]) -> tuple[tuple[int, ...], OSError | None]:
         written: list[int] = []
         file = self.file
         if file is None or self.abandoned:

@@ -114,11 +114,7 @@ class BlockDatabase:
 
     def save(self, rows: Sequence[SegmentRow], tick: int) -> None:
         """Record what `rows` say, all or nothing; a row without any block is deleted."""
-        kept = [
-            (row.name, row.identity, row.length, row.used, row.states, row.last_used)
-            for row in rows
-            if row.used
-        ]
+        kept = [(row.name, row.identity, row.length, row.used, row.states, row.last_used) for row in rows if row.used]
         with translated(self._path), self._worker:
             self._worker.executemany(_SAVE, kept)
             self._worker.executemany(_DELETE, [(row.name,) for row in rows if not row.used])

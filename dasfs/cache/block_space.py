@@ -21,7 +21,7 @@ import trio
 from dasfs.cache.block_files import BlockFiles
 from dasfs.cache.block_schema import SegmentRow
 from dasfs.cache.block_table import ABSENT, BlockTable, CachedSegment, bytes_used
-from dasfs.cache.plan import BLOCK_SIZE, Evictions, choose_evictions, count_ages, find_victims
+from dasfs.cache.plan import BLOCK_SIZE, Evictions, choose_evictions, count_ticks, find_victims, has_victims
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +76,7 @@ class Space:
         if shrunk and self._table.used > self._shrunk_to:
             return  # the eviction is under way
         if not shrunk:
-            log.warning(
-                "the cache's disk is full: the block cache holds at most %d MiB now", self._table.used >> 21
-            )
+            log.warning("the cache's disk is full: the block cache holds at most %d MiB now", self._table.used >> 21)
         self._shrunk_to = self._table.used // 2
         self._shrunk_until = trio.current_time() + _SHRUNK_S
         self._pressure.set()
@@ -108,8 +106,7 @@ class Space:
                         await self._recover_file(name)
         except OSError as error:
             log.warning("what a killed mount left in the block cache was not all found: %s", error)
-        finally:
-            self.recovering = False
+        self.recovering = False
 
     async def _recover_file(self, name: str) -> None:
         segment = self._table.load(name)
@@ -136,41 +133,38 @@ class Space:
         """Give up the `wanted` bytes that were used longest ago, or what there is. Needs the lock."""
         if wanted <= 0:
             return
-        tick, whole = self._table.tick, not self._files.can_punch
+        whole = not self._files.can_punch
         recent = self._table.unrecorded()
         skip = frozenset(segment.name for segment in recent)
-        ages: Counter[int] = Counter()
+        ticks: Counter[int] = Counter()
         for segment in recent:
-            ages.update(count_ages(segment.states, segment.last_used, tick, whole=whole))
-        counts = self._table.pages(partial(_count_page, skip=skip, tick=tick, whole=whole))
+            ticks.update(count_ticks(segment.states, segment.last_used, whole=whole))
+        counts = self._table.pages(partial(_count_page, skip=skip, whole=whole))
         while (counted := await self._table.advance(counts)) is not None:
-            ages.update(counted)
-        left = choose_evictions(ages, -(-wanted // BLOCK_SIZE))
+            ticks.update(counted)
+        choice = choose_evictions(ticks, -(-wanted // BLOCK_SIZE))
         goal = self._table.used - wanted
-        left = await self._evict_from(recent, tick, left)
-        pages = self._table.pages(partial(_find_names, skip=skip, tick=tick, choice=left, whole=whole))
+        choice = await self._evict_from(recent, choice)
+        pages = self._table.pages(partial(_find_names, skip=skip, choice=choice))
         while self._table.used > goal and (names := await self._table.advance(pages)) is not None:
             known = [self._table.load(name) for name in names]
-            left = await self._evict_from([each for each in known if each is not None], tick, left)
+            choice = await self._evict_from([each for each in known if each is not None], choice)
 
-    async def _evict_from(self, segments: Sequence[CachedSegment], tick: int, choice: Evictions) -> Evictions:
+    async def _evict_from(self, segments: Sequence[CachedSegment], choice: Evictions) -> Evictions:
         """Give up what `choice` says of `segments`; return what is left to choose."""
+        whole = not self._files.can_punch
         for start in range(0, len(segments), _SEGMENTS_AT_ONCE):
             batch: list[tuple[CachedSegment, Sequence[int]]] = []
             for segment in segments[start : start + _SEGMENTS_AT_ONCE]:
-                blocks, ties = find_victims(
-                    segment.states, segment.last_used, tick, choice, whole=not self._files.can_punch
-                )
-                choice = Evictions(choice.older_than, max(0, choice.ties - ties))
+                blocks, ties = find_victims(segment.states, segment.last_used, choice, whole=whole)
+                choice = Evictions(choice.before, max(0, choice.ties - ties))
                 self.evictions += len(blocks)
                 if blocks:
                     batch.append((segment, blocks))
             await self._give_up(batch)
         return choice
 
-    async def _give_up(
-        self, batch: Iterable[tuple[CachedSegment, Sequence[int]]], *, drop: bool = False
-    ) -> None:
+    async def _give_up(self, batch: Iterable[tuple[CachedSegment, Sequence[int]]], *, drop: bool = False) -> None:
         """Give blocks and their space back, and the file with the last of them. Needs the lock.
 
         With `drop` the file goes in any case, and what is in flight will not be written or recorded.
@@ -199,9 +193,7 @@ class Space:
                 else:
                     self._files.punch(each.segment.name, each.blocks)
             except OSError as error:
-                log.warning(
-                    "the space of segment %s can't be given back: %s", each.segment.identity, error.strerror
-                )
+                log.warning("the space of segment %s can't be given back: %s", each.segment.identity, error.strerror)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,22 +210,18 @@ def _headroom(limit: int) -> int:
     return min(limit // 32, _MAX_HEADROOM)
 
 
-def _count_page(page: list[SegmentRow], *, skip: frozenset[str], tick: int, whole: bool) -> Counter[int]:
-    ages: Counter[int] = Counter()
+def _count_page(page: list[SegmentRow], *, skip: frozenset[str], whole: bool) -> Counter[int]:
+    ticks: Counter[int] = Counter()
     for row in page:
         if row.name not in skip:
-            ages.update(count_ages(row.states, memoryview(row.last_used).cast("I"), tick, whole=whole))
-    return ages
+            ticks.update(count_ticks(row.states, memoryview(row.last_used).cast("I"), whole=whole))
+    return ticks
 
 
-def _find_names(
-    page: list[SegmentRow], *, skip: frozenset[str], tick: int, choice: Evictions, whole: bool
-) -> list[str]:
-    """Return the segments of a page that have anything that `choice` may take."""
+def _find_names(page: list[SegmentRow], *, skip: frozenset[str], choice: Evictions) -> list[str]:
+    """Return the segments of a page that may have anything that has to go."""
     return [
         row.name
         for row in page
-        if row.name not in skip
-        and max(count_ages(row.states, memoryview(row.last_used).cast("I"), tick, whole=whole), default=-1)
-        >= choice.older_than
+        if row.name not in skip and has_victims(row.states, memoryview(row.last_used).cast("I"), choice)
     ]

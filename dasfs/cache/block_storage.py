@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 
 _DATABASE: Final = "blocks.db"
 _FILES: Final = "blocks"
-# The clock of last use: some 4,000 ticks from a block's last use to its eviction are order enough.
-_TICKS_A_TURNOVER: Final = 4096
+# The clock of last use: 256 ticks from a block's last use to its eviction, and 13 to evict 5 %, are order
+# enough.
+_TICKS_A_TURNOVER: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,14 @@ class BlockStorage:
         table = BlockTable(database, tick=start.tick + 1, used=start.used, blocks_a_tick=blocks_a_tick)
         return cls(directory, database, table, files, start.clean)
 
-    async def close(self) -> None:
-        """Record everything and let go. What can't be recorded is lost, and said."""
+    async def close(self, *, recovered: bool) -> None:
+        """Record everything and let go. What can't be recorded is lost, and said.
+
+        `recovered`: no file holds what no record knows, so the next user has nothing to look for.
+        """
         try:
             await self.table.flush(everything=True)
-            if not self.table.broken:
+            if recovered and not self.table.broken:
                 await trio.to_thread.run_sync(self.database.mark_clean)
         except DasfsError as error:
             self.table.note_failure(error)

@@ -19,7 +19,7 @@ import trio
 
 from dasfs.cache.block_files import OpenFile
 from dasfs.cache.block_schema import BlockDatabase, SegmentRow
-from dasfs.cache.plan import BLOCK_SIZE, TICK_MASK, block_length
+from dasfs.cache.plan import BLOCK_SIZE, block_length
 from dasfs.errors import Corrupt, DasfsError
 from dasfs.formats.segments import block_count
 
@@ -40,6 +40,9 @@ _TO_RECORD: Final = bytes.maketrans(bytes([ABSENT, PRESENT, VERIFIED, LEAVING]),
 _TO_UNVERIFIED: Final = bytes.maketrans(bytes([VERIFIED]), bytes([PRESENT]))
 _TO_ABSENT: Final = bytes.maketrans(bytes([PRESENT, VERIFIED]), bytes([ABSENT, ABSENT]))
 
+# Of a u32. The clock stops there, and eviction knows no order any more; a cache of 1 GiB has stored 16 PiB
+# then.
+MAX_TICK: Final = 2**32 - 1
 # Blocks whose states stay in memory though nobody holds them: 10 MiB of states for 512 GiB of cache.
 RESIDENT_BLOCKS: Final = 2 << 20
 # And segments, each of which costs some 700 bytes however small it is.
@@ -67,9 +70,7 @@ class CachedSegment:
         "touched",
     )
 
-    def __init__(
-        self, name: str, identity: str, length: int, states: bytearray, last_used: "array[int]"
-    ) -> None:
+    def __init__(self, name: str, identity: str, length: int, states: bytearray, last_used: "array[int]") -> None:
         self.name = name
         self.identity = identity
         self.length = length
@@ -104,7 +105,7 @@ class BlockTable:
         blocks_a_tick: int,
         resident_blocks: int = RESIDENT_BLOCKS,
     ) -> None:
-        self.tick = tick & TICK_MASK
+        self.tick = min(tick, MAX_TICK)
         self.used = used
         self.broken = False
         self._failed = False
@@ -135,9 +136,7 @@ class BlockTable:
             segment = self._from_record(name)
             if segment is None:
                 count = block_count(length)
-                segment = CachedSegment(
-                    name, identity, length, bytearray(count), array("I", bytes(4 * count))
-                )
+                segment = CachedSegment(name, identity, length, bytearray(count), array("I", bytes(4 * count)))
                 self._alive[name] = segment
         self._keep(segment)
         return segment
@@ -156,7 +155,7 @@ class BlockTable:
         self._stored += 1
         if self._stored >= self._blocks_a_tick:
             self._stored = 0
-            self.tick = (self.tick + 1) & TICK_MASK
+            self.tick = min(self.tick + 1, MAX_TICK)
 
     def begin_leaving(self, segment: CachedSegment, blocks: Sequence[int]) -> int:
         """Let nobody read or write `blocks` from now on; return the bytes that they use."""
@@ -248,9 +247,7 @@ class BlockTable:
             return None
         if row is None:
             return None
-        segment = CachedSegment(
-            name, row.identity, row.length, bytearray(row.states), array("I", row.last_used)
-        )
+        segment = CachedSegment(name, row.identity, row.length, bytearray(row.states), array("I", row.last_used))
         self._alive[name] = segment
         return segment
 

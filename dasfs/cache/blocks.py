@@ -91,9 +91,7 @@ class CacheStatistics:
 class BlockCache:
     """The block cache of one mount. Made by `open_block_cache`."""
 
-    def __init__(
-        self, nursery: trio.Nursery, store: Store, storage: BlockStorage, options: BlockCacheOptions
-    ) -> None:
+    def __init__(self, nursery: trio.Nursery, store: Store, storage: BlockStorage, options: BlockCacheOptions) -> None:
         self._nursery = nursery
         self._storage = storage
         self._table = storage.table
@@ -211,9 +209,7 @@ class BlockCache:
 
     def _missing(self, segment: CachedSegment, blocks: range) -> list[int]:
         """Return those of `blocks` that are worth a GET: neither here nor in flight, and can be written."""
-        return [
-            block for block in blocks if segment.states[block] == ABSENT and block not in segment.in_flight
-        ]
+        return [block for block in blocks if segment.states[block] == ABSENT and block not in segment.in_flight]
 
     def _copy_local(self, window: "_Window", block: int) -> bool:
         start, end = window.overlap(block)
@@ -223,9 +219,7 @@ class BlockCache:
         window.out[start - window.start : end - window.start] = data
         return True
 
-    async def _copy_fetched(
-        self, window: "_Window", blocks: list[int], deadline: float, *, again: bool = True
-    ) -> None:
+    async def _copy_fetched(self, window: "_Window", blocks: list[int], deadline: float, *, again: bool = True) -> None:
         """Fetch `blocks` and copy them. A GET that others began and that failed is no answer: try again."""
         failed: list[int] = []
         for joined in self._flights.cover(window.segment, blocks):
@@ -296,9 +290,7 @@ class _Window:
             raise type(error)(error.message, hint=error.hint) from error
         if fetch.result is not None:
             start, end = self.overlap(block)
-            self.out[start - self.start : end - self.start] = fetch.result.data[
-                start - fetch.start : end - fetch.start
-            ]
+            self.out[start - self.start : end - self.start] = fetch.result.data[start - fetch.start : end - fetch.start]
 
 
 @asynccontextmanager
@@ -314,6 +306,7 @@ async def open_block_cache(
         partial(BlockStorage.open, directory, capacity=options.capacity, open_files=options.open_files)
     )
     failure: Exception | None = None
+    recovered = False
     try:
         async with trio.open_nursery() as nursery:
             cache = BlockCache(nursery, store, storage, options)
@@ -322,12 +315,13 @@ async def open_block_cache(
                 yield cache
             except Exception as error:  # noqa: BLE001  # raised below
                 failure = error
+            recovered = not cache.statistics().recovering
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
     finally:
         with trio.CancelScope(shield=True):
-            await storage.close()
+            await storage.close(recovered=recovered)
 
 
 def _identity(dataset_id: str, segment: Segment) -> str:

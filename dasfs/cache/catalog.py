@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 import trio
 
@@ -21,7 +22,7 @@ from dasfs.cache.index import IndexCache, ManifestView
 from dasfs.cache.remote import Remote, SingleFlight
 from dasfs.dataset.dataset import Dataset, dataset_names
 from dasfs.dataset.model import Datarange, Snapshot
-from dasfs.errors import Corrupt, DasfsError, NotFound
+from dasfs.errors import Corrupt, DasfsError, NotFound, Unsupported
 from dasfs.names import DatarangeId, check_dataset_name
 from dasfs.stores.base import Store
 
@@ -38,7 +39,19 @@ PATIENCE_S = 2.0
 ABSENT_S = 1.0
 MAX_ABSENT = 1024
 
-Listener = Callable[[Snapshot, Snapshot], Awaitable[None]]
+
+class Update(Protocol):
+    """What whoever shows a dataset has to do about one new snapshot."""
+
+    def switch(self) -> None:
+        """Show the new snapshot from this moment on. Waits for nothing."""
+
+    async def settle(self) -> None:
+        """Do what is left, when the new snapshot is shown already."""
+
+
+# Is told of a change while the old snapshot is still shown, and may ask the store about it.
+Listener = Callable[[Snapshot, Snapshot], Awaitable[Update]]
 
 
 @dataclass(slots=True)
@@ -82,7 +95,7 @@ class Catalog:
         self._names_checked = float("-inf")
         self._views: OrderedDict[tuple[str, DatarangeId], ManifestView] = OrderedDict()
         self._flights: SingleFlight[tuple[str, object]] = SingleFlight(nursery)
-        self._listeners: list[Listener] = []
+        self._listener: Listener | None = None
         self._absent: dict[str, float] = {}
         self.problem: str | None = None
 
@@ -96,11 +109,11 @@ class Catalog:
         return self._states.get(name)
 
     def subscribe(self, listener: Listener) -> None:
-        """Await `listener(before, after)` whenever a dataset has a new snapshot.
+        """Await `listener(before, after)` whenever a dataset has a new snapshot, and do what it answers.
 
-        What the index cache knows of `before` stays there until all listeners are done.
+        The index cache keeps what it knows of `before` until that is settled.
         """
-        self._listeners.append(listener)
+        self._listener = listener
 
     async def names(self) -> list[str]:
         """Return the names of all datasets, at most `refresh_s` old; older ones while the store is away.
@@ -124,11 +137,13 @@ class Catalog:
     async def dataset(self, name: str) -> DatasetState | None:
         """Return a dataset's state, at most `refresh_s` old; an older one while the store is away.
 
-        None where there is no such dataset. Raises what the store raises when nothing is known yet.
+        None where there is no such dataset. Raises `InvalidInput` for a name that no dataset can have, and what the
+        store raises when nothing is known yet.
         """
         state = self.fresh(name)
         if state is not None:
             return state
+        check_dataset_name(name)
         state = self._states.get(name) or self._recall(name)
         now = trio.current_time()
         if state is None:
@@ -226,23 +241,26 @@ class Catalog:
 
     async def _refresh(self, name: str) -> None:
         state = self._states.get(name)
-        known = state.snapshot if state else None
+        before = state.snapshot if state else None
         try:
-            snapshot = await self._remote.call(_read_snapshot, self._store, name, known)
+            after = await self._remote.call(_read_snapshot, self._store, name, before)
+            if before is not None and (after is None or not _same(before, after)):
+                await self._change(before, after or replace(before, dataranges=(), deleted=True))
         except DasfsError as error:
-            self._note_problem(str(error))
+            self._note_failure(name, state, error)
             if state is None:
                 raise
-            state.problem = str(error)
             return
         self._note_problem(None)
-        if snapshot is None:
+        if after is None:
             if len(self._absent) >= MAX_ABSENT:
                 self._absent.clear()
             self._absent[name] = trio.current_time()
-            await self._forget(name, known)
-        else:
-            await self._accept(known, snapshot)
+            return
+        if state is None:
+            state = self._states[name] = DatasetState(after, used=trio.current_time())
+            await self._keep(after)
+        state.problem, state.refreshed_at = None, datetime.now(UTC)
 
     def _recall(self, name: str) -> DatasetState | None:
         """Begin with what an earlier mount knew of a dataset."""
@@ -256,48 +274,70 @@ class Catalog:
         state = self._states[name] = DatasetState(snapshot, used=float("-inf"))
         return state
 
-    async def _forget(self, name: str, known: Snapshot | None) -> None:
-        if known is None:
-            return
-        self._states.pop(name, None)
-        await trio.to_thread.run_sync(self._index.drop_snapshot, self._store.url, name)
-        self._nursery.start_soon(self._settle, known, replace(known, dataranges=(), deleted=True))
+    async def _change(self, before: Snapshot, after: Snapshot) -> None:
+        """Show a new snapshot. Raises, and goes on with the old one, where its listener needs a store that is away."""
+        update = None if self._listener is None else await self._listener(before, after)
+        if after.deleted:
+            self._states.pop(after.dataset, None)
+        else:
+            self._states[after.dataset].snapshot = after
+        if update is not None:
+            update.switch()
+        self._nursery.start_soon(self._settle, before, after, update)
+        await self._keep(after)
 
-    async def _accept(self, known: Snapshot | None, snapshot: Snapshot) -> None:
-        state = self._states.get(snapshot.dataset)
-        if state is None:
-            state = self._states[snapshot.dataset] = DatasetState(snapshot, used=trio.current_time())
-        state.problem, state.refreshed_at = None, datetime.now(UTC)
-        if known is not None and _same(known, snapshot):
-            return
-        state.snapshot = snapshot
-        await trio.to_thread.run_sync(self._index.save_snapshot, self._store.url, snapshot)
-        if known is not None:
-            self._nursery.start_soon(self._settle, known, snapshot)
-
-    async def _settle(self, before: Snapshot, after: Snapshot) -> None:
-        """Tell the listeners of a change, then forget the manifests that it made useless."""
-        for listener in self._listeners:
-            await listener(before, after)
-        live = [each.id for each in after.dataranges] if after.dataset_id == before.dataset_id else []
-        try:
-            await trio.to_thread.run_sync(lambda: self._index.drop_manifests(before.dataset_id, keep=live))
-        except DasfsError as error:
-            log.warning("the index cache could not be tidied: %s", error)
-        for key in [key for key in self._views if key[0] == before.dataset_id and key[1] not in set(live)]:
+    async def _settle(self, before: Snapshot, after: Snapshot, update: Update | None) -> None:
+        """Let the listener end what it began, then forget the manifests that the change made useless."""
+        if update is not None:
+            try:
+                await update.settle()
+            except Exception:  # a defect of ours must not end the mount
+                log.exception("unexpected error after a change of %s", after.dataset)
+        live = {each.id for each in after.dataranges} if after.dataset_id == before.dataset_id else set()
+        await self._write(lambda: self._index.drop_manifests(before.dataset_id, keep=live))
+        for key in [key for key in self._views if key[0] == before.dataset_id and key[1] not in live]:
             del self._views[key]
+
+    async def _keep(self, snapshot: Snapshot) -> None:
+        """Let the next mount begin with this snapshot."""
+        if snapshot.deleted:
+            await self._write(lambda: self._index.drop_snapshot(self._store.url, snapshot.dataset))
+        else:
+            await self._write(lambda: self._index.save_snapshot(self._store.url, snapshot))
+
+    async def _write(self, work: Callable[[], None]) -> None:
+        """Write to the index cache what can be had again: the mount goes on without."""
+        try:
+            await trio.to_thread.run_sync(work)
+        except Corrupt:
+            self.rebuild()
+        except DasfsError as error:
+            log.warning("%s", error)
 
     async def _load_view(self, snapshot: Snapshot, datarange: Datarange) -> None:
         dataset = Dataset(self._store, snapshot.dataset)
         manifest = await self._remote.call(dataset.load_manifest, datarange)
-        await trio.to_thread.run_sync(self._index.save_manifest, snapshot.dataset_id, manifest)
+        try:
+            await trio.to_thread.run_sync(self._index.save_manifest, snapshot.dataset_id, manifest)
+        except Corrupt:
+            self.rebuild()
+            await trio.to_thread.run_sync(self._index.save_manifest, snapshot.dataset_id, manifest)
+
+    def _note_failure(self, name: str, state: DatasetState | None, error: DasfsError) -> None:
+        """Tell what is wrong with one dataset from what is wrong with the store."""
+        if not isinstance(error, (Corrupt, Unsupported)):
+            self._note_problem(str(error))
+        elif state is not None and state.problem is None:
+            log.warning("dataset %s stays as it is: %s", name, error)
+        if state is not None:
+            state.problem = str(error)
 
     def _note_problem(self, problem: str | None) -> None:
         """Log the first failure and the recovery, not each failure between."""
         if problem is not None and self.problem is None:
             log.warning("the store can't be read, going on with what is known: %s", problem)
         elif problem is None and self.problem is not None:
-            log.warning("the store can be read again")
+            log.info("the store can be read again")
         self.problem = problem
 
 

@@ -22,7 +22,8 @@ SCHEMA: Final = Schema(
 
     -- One row a datarange whose manifest was fetched.
     CREATE TABLE manifest (
-        manifest_id INTEGER PRIMARY KEY,
+        -- AUTOINCREMENT: no number is used twice, since pages of dropped manifests may still be in memory.
+        manifest_id INTEGER PRIMARY KEY AUTOINCREMENT,
         dataset_id  TEXT NOT NULL,          -- the dataset's UUID: two datasets of one name never mix
         datarange   TEXT NOT NULL,          -- first-last-counter, as in its key
         tar_size    INTEGER NOT NULL,       -- bytes

@@ -1,7 +1,7 @@
 """What the block cache decides: which blocks to fetch together, and which to give up. Pure: no I/O.
 
-A stretch of blocks is a `range` of block numbers. Ages count ticks of the cache's clock, which advances
-with what is stored, not with time: an age says how much was stored since a block was last used.
+A stretch of blocks is a `range` of block numbers. When a block was last used is told in ticks of the
+cache's clock, which advances with what is stored, not with time.
 """
 
 from collections import Counter
@@ -13,15 +13,13 @@ from typing import Final
 from dasfs.formats.manifest import CHECKSUM_BLOCK_SIZE
 
 BLOCK_SIZE: Final = CHECKSUM_BLOCK_SIZE
-# last_used is an unsigned 32-bit number. It may wrap: ages are differences, and far smaller than that.
-TICK_MASK: Final = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Evictions:
-    """Which blocks have to go: all older than `older_than`, and of those of exactly that age, `ties`."""
+    """Which blocks have to go: all that were last used before a tick, and `ties` of those used last in it."""
 
-    older_than: int
+    before: int
     ties: int
 
 
@@ -51,49 +49,42 @@ def plan_blocks(missing: Iterable[int], max_blocks: int) -> list[range]:
     return stretches
 
 
-def age_of(last_used: int, tick: int) -> int:
-    """Return how many ticks before `tick` a block was last used; 0 for one that was used since."""
-    age = (tick - last_used) & TICK_MASK
-    return age if age <= TICK_MASK // 2 else 0
+def count_ticks(states: Sequence[int], last_used: Sequence[int], *, whole: bool) -> Counter[int]:
+    """Return how many blocks of one segment were last used in which tick.
 
-
-def count_ages(states: Sequence[int], last_used: Sequence[int], tick: int, *, whole: bool) -> Counter[int]:
-    """Return how many blocks of one segment have which age. A block whose state is 0 is not there.
-
-    With `whole` they can only go together, and all have the age of the youngest.
+    A block whose state is 0 is not there. With `whole` they can only go together, and all count as used
+    when the last of them was.
     """
-    ages: Counter[int] = Counter()
-    for used, count in Counter(compress(last_used, states)).items():
-        ages[age_of(used, tick)] += count
-    return Counter({min(ages): ages.total()}) if whole and ages else ages
+    ticks = Counter(compress(last_used, states))
+    return Counter({max(ticks): ticks.total()}) if whole and ticks else ticks
 
 
-def choose_evictions(blocks_by_age: Mapping[int, int], wanted: int) -> Evictions:
-    """Return the oldest `wanted` of the blocks that are there (all of them if there are fewer).
+def choose_evictions(blocks_by_tick: Mapping[int, int], wanted: int) -> Evictions:
+    """Return the choice of the `wanted` blocks that were used longest ago (of all, if there are fewer)."""
+    ticks = sorted(blocks_by_tick)
+    for tick in ticks:
+        if blocks_by_tick[tick] >= wanted:
+            return Evictions(tick, wanted)
+        wanted -= blocks_by_tick[tick]
+    return Evictions(ticks[-1] + 1 if ticks else 0, 0)
 
-    `blocks_by_age` says how many blocks have an age.
-    """
-    oldest_first = sorted(blocks_by_age, reverse=True)
-    for age in oldest_first:
-        if blocks_by_age[age] >= wanted:
-            return Evictions(age, wanted)
-        wanted -= blocks_by_age[age]
-    return Evictions(-1, 0)
+
+def has_victims(states: Sequence[int], last_used: Sequence[int], choice: Evictions) -> bool:
+    """Return whether one segment may have blocks that have to go."""
+    return any(states) and min(compress(last_used, states)) <= choice.before
 
 
 def find_victims(
-    states: Sequence[int], last_used: Sequence[int], tick: int, choice: Evictions, *, whole: bool
+    states: Sequence[int], last_used: Sequence[int], choice: Evictions, *, whole: bool
 ) -> tuple[list[int], int]:
-    """Return the blocks of one segment that have to go, and how many of the `choice.ties` that used up.
+    """Return the blocks of one segment that have to go, ascending, and how many of the `choice.ties` that takes.
 
     With `whole` all of them go, or none.
     """
-    ages = {block: age_of(last_used[block], tick) for block, state in enumerate(states) if state}
+    used = {block: last_used[block] for block, state in enumerate(states) if state}
     if whole:
-        youngest = min(ages.values(), default=-1)
-        ages = dict.fromkeys(ages, youngest)
-    gone = [block for block, age in ages.items() if age > choice.older_than]
-    tied = [block for block, age in ages.items() if age == choice.older_than]
+        used = dict.fromkeys(used, max(used.values(), default=0))
+    tied = [block for block, tick in used.items() if tick == choice.before]
     if not whole or not choice.ties:
         tied = tied[: choice.ties]
-    return sorted(gone + tied), len(tied)
+    return sorted([block for block, tick in used.items() if tick < choice.before] + tied), len(tied)

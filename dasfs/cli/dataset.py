@@ -325,7 +325,7 @@ def verify(
 def import_foreign(settings: Settings, name: str, store: str | None, as_json: bool) -> None:
     """Give a dataset that datas3t wrote a log and manifests.
 
-    Every byte is read once. A datarange that is damaged is left out and named. Cut off, it is simply repeated.
+    Every byte is read once. A damaged datarange is left out and named. Cut off, it is simply repeated.
     """
     with opened_store(settings, store) as opened:
         size = Dataset(opened, name).snapshot().tar_size

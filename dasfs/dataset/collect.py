@@ -150,9 +150,7 @@ def removal_times(
     }
 
 
-def collect(
-    store: Store, dataset: str, *, grace: Grace | None = None, dry_run: bool = False
-) -> CollectReport:
+def collect(store: Store, dataset: str, *, grace: Grace | None = None, dry_run: bool = False) -> CollectReport:
     """Delete what no live revision of a dataset (also of a deleted one) needs. A dry run deletes nothing.
 
     Raises `NotFound` for a dataset without a log, and whatever reading the log raises, before anything is
@@ -192,9 +190,7 @@ def _store_time(store: Store, keys: DatasetKeys) -> datetime:
         store.delete([key])
 
 
-def _plan_probes(
-    keys: DatasetKeys, objects: Iterable[ObjectInfo], now: datetime, grace: Grace
-) -> Iterator[Garbage]:
+def _plan_probes(keys: DatasetKeys, objects: Iterable[ObjectInfo], now: datetime, grace: Grace) -> Iterator[Garbage]:
     for info in objects:
         if info.key.startswith(keys.root + PROBE) and now - info.modified >= grace.uncommitted:
             yield Garbage(info.key, info.size, "left over")
@@ -225,16 +221,19 @@ def _delete(log: CommitLog, snapshot: Snapshot, garbage: list[Garbage]) -> list[
     Manifests go last: what a killed collector leaves is then still known to be ours. Whatever became live
     since the log was read stays.
     """
-    deleted = []
-    ordered = sorted(garbage, key=lambda each: (each.key.endswith(".manifest"), each.key))
-    for start in range(0, len(ordered), BATCH_SIZE):
+    deleted: list[Garbage] = []
+    manifests = [each for each in garbage if each.key.endswith(".manifest")]
+    others = [each for each in garbage if not each.key.endswith(".manifest")]
+    for batch in (*_batches(others), *_batches(manifests)):
         snapshot = log.replay(snapshot)
-        batch = [
-            each for each in ordered[start : start + BATCH_SIZE] if not _is_live(log.keys, snapshot, each)
-        ]
-        log.store.delete([each.key for each in batch])
-        deleted += batch
+        going = [each for each in batch if not _is_live(log.keys, snapshot, each)]
+        log.store.delete([each.key for each in going])
+        deleted += going
     return deleted
+
+
+def _batches(garbage: list[Garbage]) -> Iterator[list[Garbage]]:
+    return (garbage[start : start + BATCH_SIZE] for start in range(0, len(garbage), BATCH_SIZE))
 
 
 def _is_live(keys: DatasetKeys, snapshot: Snapshot, garbage: Garbage) -> bool:

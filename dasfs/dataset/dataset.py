@@ -94,9 +94,7 @@ class Dataset:
             raise InvalidInput(f"{first}-{last} is no range of datapoints")
         inside = snapshot.overlapping(first, last)
         if not inside:
-            raise InvalidInput(
-                f"{self.name} has no datapoints {first}-{last}", hint=_nearest(snapshot, first)
-            )
+            raise InvalidInput(f"{self.name} has no datapoints {first}-{last}", hint=_nearest(snapshot, first))
         if (inside[0].first, inside[-1].last) != (first, last):
             there = f"{inside[0].first}-{inside[0].last}"
             if len(inside) > 1:
@@ -114,9 +112,7 @@ class Dataset:
         """Remove the dataset. Its log stays, so that no key is ever used twice; `collect` frees the rest."""
         return self.log.commit(Change(Operation.DELETE, delete_dataset=True), self._writable())
 
-    def configure(
-        self, *, compression: Compression | None = None, datarange_size: int | None = None
-    ) -> Snapshot:
+    def configure(self, *, compression: Compression | None = None, datarange_size: int | None = None) -> Snapshot:
         """Change what is given of the configuration, for what is written from now on."""
         snapshot = self._writable()
         if datarange_size is not None and datarange_size < 1:

@@ -83,9 +83,7 @@ def _check_candidates(
                 reasons[each] = error.message
     for each in set(candidates) - set(reasons) - set(chosen):
         reasons[each] = "another datarange holds its datapoints"
-    return tuple(good[each] for each in chosen), tuple(
-        LeftOut(each, reasons[each]) for each in sorted(reasons)
-    )
+    return tuple(good[each] for each in chosen), tuple(LeftOut(each, reasons[each]) for each in sorted(reasons))
 
 
 def _check_candidate(

@@ -63,9 +63,7 @@ class History:
         listed = self._list_revisions(snapshot.revision, covered=max(self.list_checkpoints(), default=0))
         revisions = [each for each in listed if each <= revision]
         if revision < 1 or (revisions[-1:] or [snapshot.revision]) != [revision]:
-            raise NotFound(
-                f"{self.dataset} has no revision {revision}; the newest is {self.replay().revision}"
-            )
+            raise NotFound(f"{self.dataset} has no revision {revision}; the newest is {self.replay().revision}")
         if revisions and revisions[0] != snapshot.revision + 1:
             raise NotFound(
                 f"revision {revision} of {self.dataset} is no longer kept",
@@ -89,9 +87,7 @@ class History:
         except (Corrupt, Unsupported) as error:
             raise _named(key, error) from error
         if (snapshot.dataset, snapshot.revision) != (self.dataset, revision):
-            raise Corrupt(
-                f"{key}: it is the checkpoint of {snapshot.dataset} at revision {snapshot.revision}"
-            )
+            raise Corrupt(f"{key}: it is the checkpoint of {snapshot.dataset} at revision {snapshot.revision}")
         return snapshot
 
     def write_checkpoint(self, snapshot: Snapshot) -> None:

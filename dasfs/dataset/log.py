@@ -52,9 +52,7 @@ class CommitLog(History):
     def check_live(self, snapshot: Snapshot) -> Snapshot:
         """Return `snapshot`; raise `NotFound` for one of a dataset that was deleted or never there."""
         if snapshot.deleted:
-            raise NotFound(
-                _why_not_found(self.store, snapshot), hint="'dasfs dataset list' shows what is there"
-            )
+            raise NotFound(_why_not_found(self.store, snapshot), hint="'dasfs dataset list' shows what is there")
         return snapshot
 
     def create(self, configuration: Configuration | None = None) -> Snapshot:

@@ -201,9 +201,7 @@ def check(snapshot: Snapshot, change: Change) -> None:
             f"datapoints {added.first}-{added.last} overlap {kept.first}-{kept.last}, "
             f"which {snapshot.dataset} has already"
         )
-    if change.operation is Operation.AGGREGATE and _stretches(change.remove) != _stretches(
-        d.id for d in change.add
-    ):
+    if change.operation is Operation.AGGREGATE and _stretches(change.remove) != _stretches(d.id for d in change.add):
         raise Conflict("an aggregate must hold exactly the datapoints of what it replaces")
     if snapshot.next_number + change.reserve > MAX_NUMBER + 1:
         raise Conflict(f"{snapshot.dataset} has no {change.reserve} numbers left below 2^63")
@@ -263,9 +261,7 @@ def _advance(snapshot: Snapshot, commit: Commit) -> Snapshot:
         time=commit.time,
         dataset_id=commit.dataset_id or snapshot.dataset_id,
         next_number=max(next_number, commit.next_number or 0, *(d.last + 1 for d in commit.add)),
-        last_counter=max(
-            snapshot.last_counter, commit.last_counter or 0, *(d.id.counter for d in commit.add)
-        ),
+        last_counter=max(snapshot.last_counter, commit.last_counter or 0, *(d.id.counter for d in commit.add)),
         configuration=commit.configuration or (Configuration() if begins else snapshot.configuration),
         deleted=commit.deleted,
     )

@@ -28,14 +28,14 @@ from dasfs.errors import Conflict, DasfsError, InvalidInput
 from dasfs.names import Revision
 
 DEFAULT_JOBS: Final = 4
-# A conflict means that another writer was at the same numbers just now, so that the new plan has less to do. Where it
-# has not, a few times in a row, trying again does not help.
+# A conflict means that another writer was at the same numbers just now, so that the next plan has less to do. Where it
+# has as much, a few times in a row, trying again does not help.
 MAX_FUTILE_PLANS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class PutOptions:
-    """How to put. `datarange_size` (bytes of TAR): None for the dataset's own. `jobs` uploads run at once."""
+    """How to put. `datarange_size` in bytes of TAR; None is the dataset's. `jobs` uploads run at once."""
 
     datarange_size: int | None = None
     jobs: int = DEFAULT_JOBS
@@ -140,6 +140,7 @@ class _Put:
                 if self._snapshot.dataset_id != self._dataset_id or futile > MAX_FUTILE_PLANS:
                     raise
                 left = _without(found, self._batches[committed:])
+                futile = 0 if left.count < found.count else futile
 
     def _put_all(self, sources: Sources) -> None:
         """Put the numbered first: then the numbers that are reserved for the others are above all of them."""

@@ -47,9 +47,7 @@ def build_manifest(
                 count += 1
         except (Corrupt, InvalidInput, Unsupported, ValueError) as error:
             # ValueError is zip's: more members than entries of the index, or fewer.
-            reason = getattr(
-                error, "message", f"it does not hold {len(entries)} datapoints, as its index says"
-            )
+            reason = getattr(error, "message", f"it does not hold {len(entries)} datapoints, as its index says")
             raise Corrupt(f"{key}: {reason}") from error
         segment = Segment(datarange, 0, 0, checksums.data_size, checksums.finish())
         return builder.build(datarange, file.size, (segment,))

@@ -39,15 +39,11 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        numbers = (
-            f"datapoint {self.first}" if self.first == self.last else f"datapoints {self.first}-{self.last}"
-        )
+        numbers = f"datapoint {self.first}" if self.first == self.last else f"datapoints {self.first}-{self.last}"
         return f"{numbers}: {self.message} ({self.key})"
 
 
-def verify(
-    store: Store, dataset: str, snapshot: Snapshot, progress: Progress | None = None
-) -> Iterator[Problem]:
+def verify(store: Store, dataset: str, snapshot: Snapshot, progress: Progress | None = None) -> Iterator[Problem]:
     """Yield the problems of all dataranges of `snapshot`, one datarange after another; none when all is well.
 
     `progress` is told the bytes of TAR that were read. Damage never ends it; a store that is away does
@@ -147,11 +143,7 @@ class _TarCheck:
             # for more.
             after = next(members, _END)
             if after is not _END:
-                told = (
-                    after
-                    if isinstance(after, str)
-                    else f"the member {after.member.name} behind it is too many"
-                )
+                told = after if isinstance(after, str) else f"the member {after.member.name} behind it is too many"
                 yield self._problem(self._manifest.count - 1, None, told)
             _read_rest(file)
         yield from self._bad_blocks()

@@ -54,9 +54,7 @@ class PackedDatarange:
         """Return the manifest for `counter`: the whole TAR is one segment, of which this is the origin."""
         identity = DatarangeId(self.first, self.last, counter)
         length = self.tar_size - len(END_OF_ARCHIVE)
-        return self._builder.build(
-            identity, self.tar_size, (Segment(identity, 0, 0, length, self._block_crcs),)
-        )
+        return self._builder.build(identity, self.tar_size, (Segment(identity, 0, 0, length, self._block_crcs),))
 
     def chunks(self, progress: Progress | None = None) -> Iterator[bytes]:
         """Yield the TAR from its start; `progress` is told the size of each chunk that was taken."""
@@ -189,9 +187,7 @@ class DatarangeWriter:
     def _add_bytes(
         self, spool: Spool, number: int, extension: str, mtime: int, data: bytes, original_name: str | None
     ) -> int:
-        codec, stored = (
-            compress(self._compression, data, extension) if self._compresses else (Codec.NONE, data)
-        )
+        codec, stored = compress(self._compression, data, extension) if self._compresses else (Codec.NONE, data)
         crc32 = zlib.crc32(data)
         size = len(stored)
         header = encode_header(f"{number:020d}.{extension}{codec.suffix}", size, mtime)

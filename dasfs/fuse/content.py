@@ -97,9 +97,26 @@ class Content:
         self._decoded_size = 0
         self._pieces_of: OrderedDict[tuple[str, DatarangeId], tuple[Piece, ...]] = OrderedDict()
         self._flights: SingleFlight[Inode] = SingleFlight(nursery)
+        self._opened: dict[Inode, list[OpenFile]] = {}
 
     def open(self, located: Located) -> OpenFile:
-        """Return an open file for a datapoint. Reads nothing."""
+        """Return an open file for a datapoint. Reads nothing. Close it."""
+        file = self._make_file(located)
+        self._opened.setdefault(located.inode, []).append(file)
+        return file
+
+    def close(self, file: OpenFile) -> None:
+        files = self._opened[file.located.inode]
+        files.remove(file)
+        if not files:
+            del self._opened[file.located.inode]
+
+    def opened(self, inode: int) -> Located | None:
+        """Return the datapoint that somebody has open as `inode`, though it may be deleted meanwhile; else None."""
+        files = self._opened.get(Inode(inode))
+        return files[0].located if files else None
+
+    def _make_file(self, located: Located) -> OpenFile:
         layout = self._layouts.get(located.snapshot.dataset)
         if layout is None or layout.snapshot is not located.snapshot:
             layout = self._layouts[located.snapshot.dataset] = Layout(located.snapshot)
@@ -194,8 +211,8 @@ class Content:
             raise ObjectChanged(f"{before.name} of {before.snapshot.dataset} was written anew") from error
         if located.datarange.id == before.datarange.id:
             raise Corrupt(f"{before.snapshot.dataset} {before.datarange.id}: {error}") from error
-        opened = self.open(located)
-        file.located, file.pieces, file.base = located, opened.pieces, opened.base
+        moved = self._make_file(located)
+        file.located, file.pieces, file.base = located, moved.pieces, moved.base
 
     def _pieces(self, snapshot: Snapshot, view: ManifestView, start: int, end: int) -> tuple[Piece, ...]:
         """Return the pieces of a TAR object that hold `[start, end)`."""

@@ -1,9 +1,10 @@
 """Telling the kernel what is no longer true: names of datapoints that were deleted or written anew.
 
-The kernel keeps names, attributes and pages for an hour, since contents never change under a number. When a
-new snapshot lacks datapoints of the old one, or has others under their numbers, what the kernel holds is
-dropped. Aggregation changes no datapoint, so it drops nothing. Datapoints whose manifest this mount never
-fetched can't be known to the kernel.
+The kernel keeps names, attributes and pages for an hour, since contents never change under a number. Datapoints
+that a new snapshot lacks, or that have another content in it, get other inodes at the moment when it is shown;
+what the kernel holds of them is dropped right after. Whoever opens a name between is told that its inode is
+stale, and the kernel looks the name up again. Aggregation changes no datapoint, so it drops nothing. Datapoints
+whose manifest this mount never fetched can't be known to the kernel.
 
 **Concurrency:** runs in the trio thread, a page of 1,024 datapoints at a time; the kernel is told from a
 worker thread, because it may wait for requests that this process has to answer.
@@ -20,12 +21,12 @@ from dasfs.cache.catalog import Catalog
 from dasfs.cache.index import IndexCache
 from dasfs.cache.pages import PAGE_RECORDS
 from dasfs.dataset.model import Datarange, Snapshot
-from dasfs.errors import Corrupt, DasfsError, NotFound
+from dasfs.errors import DasfsError, StoreUnavailable
 from dasfs.formats.manifest import RECORD
 from dasfs.fuse.content import Content
-from dasfs.fuse.inodes import ROOT, Inode
+from dasfs.fuse.inodes import ROOT, Inode, Lives
 from dasfs.fuse.tree import Tree
-from dasfs.names import DatapointName, DatapointNumber
+from dasfs.names import MAX_NUMBER, DatapointName, DatapointNumber
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,15 @@ class Gone:
     name: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Datapoints `first..last` of one datarange: both ends, and some between, lost their content."""
+
+    datarange: Datarange
+    first: int
+    last: int
+
+
 def replaced(before: Snapshot, after: Snapshot) -> tuple[Datarange, ...]:
     """Return the dataranges of `before` that are not live in `after`. Pure."""
     if before.dataset_id != after.dataset_id:
@@ -47,86 +57,45 @@ def replaced(before: Snapshot, after: Snapshot) -> tuple[Datarange, ...]:
 
 
 class Invalidator:
-    """Drops what the kernel and the content hold of datapoints that a new snapshot lacks."""
+    """Finds out what a new snapshot makes untrue. `prepare` is the catalog's listener."""
 
     def __init__(self, tree: Tree, content: Content, catalog: Catalog, index: IndexCache) -> None:
-        self._tree = tree
-        self._content = content
+        self.tree = tree
+        self.content = content
         self._catalog = catalog
         self._index = index
 
-    async def on_change(self, before: Snapshot, after: Snapshot) -> None:
-        """Bring the kernel from `before` to `after`. A listener of the catalog."""
-        directory = self._tree.directory_inode(before.dataset)
+    async def prepare(self, before: Snapshot, after: Snapshot) -> "Invalidation":
+        """Return what has to be done when `after` is shown instead of `before`.
+
+        Fetches the manifests of what stands where something else stood. Raises `StoreUnavailable`.
+        """
+        stretches = []
         for datarange in replaced(before, after):
-            if self._catalog.known_view(before.dataset_id, datarange.id) is None:
-                continue
-            await self._learn_successors(before, after, datarange)
-            for number in range(0, datarange.count, PAGE_RECORDS):
-                gone = list(self._gone(before, after, datarange, number))
-                if gone:
-                    await trio.to_thread.run_sync(_invalidate, directory, gone)
-                await trio.lowlevel.checkpoint()
-        if after.deleted and directory != ROOT:
-            await trio.to_thread.run_sync(_invalidate_name, ROOT, before.dataset.encode())
+            if self._catalog.known_view(before.dataset_id, datarange.id) is not None:
+                stretch = await self._compare(before, after, datarange)
+                if stretch is not None:
+                    stretches.append(stretch)
+        return Invalidation(self, before, after, tuple(stretches))
 
-    async def _learn_successors(self, before: Snapshot, after: Snapshot, datarange: Datarange) -> None:
-        """Fetch the manifests of what stands where `datarange` stood: they tell what is still the same."""
-        if before.dataset_id != after.dataset_id:
-            return
-        for successor in after.overlapping(datarange.first, datarange.last):
-            try:
-                await self._catalog.view(after, successor)
-            except DasfsError as error:
-                log.debug("the manifest of %s %s: %s", after.dataset, successor.id, error)
+    async def names(self, snapshot: Snapshot, stretch: Stretch, lives: Lives) -> list[list[Gone]]:
+        """Return the names of a stretch with the inodes that they had, in pages."""
+        pages = []
+        for first in range(stretch.first, stretch.last + 1, PAGE_RECORDS):
+            known = await self._contents(snapshot, first, min(first + PAGE_RECORDS - 1, stretch.last))
+            pages.append([self._gone(snapshot.dataset, number, each[-1], lives) for number, each in known.items()])
+        return pages
 
-    def _gone(self, before: Snapshot, after: Snapshot, datarange: Datarange, start: int) -> Iterator[Gone]:
-        """Yield what is gone of the page of `datarange` that starts at record `start`."""
-        for number, record, extension in self._records(before, datarange, start):
-            successor = after.find(number) if before.dataset_id == after.dataset_id else None
-            if successor is not None and self._same(after, successor, number, record, extension):
-                continue
-            inode = self._tree.datapoint_inode(before.dataset, number)
-            self._content.forget(inode)
-            name = str(DatapointName(number, extension)).encode("utf-8", "surrogateescape")
-            yield Gone(inode, name)
-
-    def _records(
-        self, snapshot: Snapshot, datarange: Datarange, start: int
-    ) -> Iterator[tuple[DatapointNumber, tuple[int, ...], str]]:
-        view = self._catalog.known_view(snapshot.dataset_id, datarange.id)
-        if view is None:
-            return
-        try:
-            page = self._index.page(view, start // PAGE_RECORDS)
-        except (Corrupt, NotFound) as error:
-            log.debug("nothing to invalidate: %s", error)
-            return
-        for k, record in enumerate(RECORD.iter_unpack(page)):
-            yield DatapointNumber(datarange.first + start + k), record, view.extensions[record[5]]
-
-    def _same(
-        self, snapshot: Snapshot, datarange: Datarange, number: int, record: tuple[int, ...], extension: str
-    ) -> bool:
-        """Return whether `number` has the same bytes as before, which only its new manifest can tell."""
-        view = self._catalog.known_view(snapshot.dataset_id, datarange.id)
-        if view is None:
-            return False
-        now = self._index.record(view, number - datarange.first)
-        return (now.true_size, now.crc32, now.extension) == (record[2], record[4], extension)
-
-
-def _invalidate(directory: Inode, gone: list[Gone]) -> None:
-    for each in gone:
-        _invalidate_name(directory, each.name)
-        try:
-            pyfuse3.invalidate_inode(pyfuse3.InodeT(each.inode))
-        except FileNotFoundError:
-            continue  # the usual case: the kernel does not hold it
-
-
-def _invalidate_name(directory: Inode, name: bytes) -> None:
-    try:
-        pyfuse3.invalidate_entry(pyfuse3.InodeT(directory), pyfuse3.FileNameT(name))
-    except FileNotFoundError:
-        return  # the usual case: the kernel does not hold it
+    async def _compare(self, before: Snapshot, after: Snapshot, datarange: Datarange) -> Stretch | None:
+        """Return the datapoints of `datarange` from the first to the last that `after` has not, or not the same."""
+        same = before.dataset_id == after.dataset_id
+        if not same or not after.overlapping(datarange.first, datarange.last):
+            return Stretch(datarange, datarange.first, datarange.last)
+        changed: list[int] = []
+        for first in range(datarange.first, datarange.last + 1, PAGE_RECORDS):
+            last = min(first + PAGE_RECORDS - 1, datarange.last)
+            old, new = await self._contents(before, first, last), await self._contents(after, first, last)
+            different = [number for number, content in old.items() if new.get(number) != content]
+            changed = changed[:1] + different[:1] + different[-1:]
+            await trio.lowlevel.checkpoint()
+        return Stretch(datarange, changed[0], changed[-1]) if changed else None

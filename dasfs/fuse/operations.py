@@ -22,7 +22,7 @@ import pyfuse3
 import trio
 
 from dasfs.cache.index import IndexCache
-from dasfs.errors import DasfsError
+from dasfs.errors import DasfsError, NotFound, ObjectChanged
 from dasfs.formats.manifest import RECORD, RECORD_SIZE
 from dasfs.fuse.content import Content, OpenFile
 from dasfs.fuse.inodes import ROOT, STATUS_FILE
@@ -139,8 +139,14 @@ class Operations(pyfuse3.Operations):
             return self._entry(datapoint_attributes(located))
         if inode == STATUS_FILE:
             return self._entry(self._tree.status_attributes())
-        with trio.fail_after(self._deadline_s):
-            return self._entry(await self._tree.attributes(inode))
+        try:
+            with trio.fail_after(self._deadline_s):
+                return self._entry(await self._tree.attributes(inode))
+        except (NotFound, ObjectChanged):
+            opened = self._content.opened(inode)
+            if opened is None:
+                raise
+            return self._entry(datapoint_attributes(opened))
 
     @_translated
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -202,7 +208,9 @@ class Operations(pyfuse3.Operations):
 
     @_translated
     async def release(self, fh: int) -> None:
-        del self._handles[fh]
+        file = self._handles.pop(fh)
+        if isinstance(file, OpenFile):
+            self._content.close(file)
 
     @_translated
     async def flush(self, fh: int) -> None:
@@ -267,6 +275,8 @@ class Operations(pyfuse3.Operations):
         One object serves them all: 4 µs an entry.
         """
         entry = self._blank(self._file_mode, links=1)
+        if not page.live:
+            entry.entry_timeout = entry.attr_timeout = 0
         reply = pyfuse3.readdir_reply
         number, inode, position = page.first, page.inode, page.position
         for k, (_, _, size, mtime, _, extension, _) in enumerate(RECORD.iter_unpack(page.records)):

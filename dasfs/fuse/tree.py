@@ -21,9 +21,9 @@ from dasfs.cache.catalog import Catalog, DatasetState
 from dasfs.cache.index import IndexCache, ManifestView
 from dasfs.cache.pages import PAGE_RECORDS
 from dasfs.dataset.model import Datarange, Snapshot
-from dasfs.errors import Corrupt, DasfsError, InvalidInput, NotFound, StoreUnavailable
+from dasfs.errors import Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged, StoreUnavailable
 from dasfs.formats.manifest import RECORD_SIZE, Record
-from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT, STATUS_FILE, DatapointPlace, Inode, InodeTable
+from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT, STATUS_FILE, DatapointPlace, Inode, InodeTable, Lives
 from dasfs.names import DatapointName, DatapointNumber
 
 log = logging.getLogger(__name__)
@@ -63,12 +63,13 @@ class Located:
 class Listing:
     """An open directory of datapoints: one snapshot, so that a listing is whole.
 
-    `starts[i]` counts the datapoints that precede datarange i;
+    `starts[i]` counts the datapoints that precede datarange i; `lives` are those of the dataset's numbers then;
     `problem` is why some datapoints could not be listed.
     """
 
     snapshot: Snapshot
     starts: tuple[int, ...]
+    lives: Lives
     problem: DasfsError | None = None
 
 
@@ -76,6 +77,7 @@ class Listing:
 class ListedPage:
     """A stretch of a listing. `position` counts the datapoints of the directory that precede it.
 
+    Not `live`: replaced since the listing began, so that the kernel must not keep it.
     `extensions` are encoded, by extension number; `records` are packed; inode and number of the k-th are the
     first's + k.
     """
@@ -85,6 +87,7 @@ class ListedPage:
     inode: Inode
     extensions: tuple[bytes, ...]
     records: bytes
+    live: bool
 
 
 class Tree:
@@ -100,8 +103,15 @@ class Tree:
     def directory_inode(self, dataset: str) -> Inode:
         return ROOT if dataset == self._only else self._inodes.directory(dataset)
 
-    def datapoint_inode(self, dataset: str, number: DatapointNumber) -> Inode:
-        return self._inodes.datapoint(dataset, number)
+    def datapoint_inode(self, dataset: str, number: DatapointNumber, lives: Lives) -> Inode:
+        return self._inodes.datapoint(dataset, number, lives)
+
+    def lives(self, dataset: str) -> Lives:
+        return self._inodes.lives(dataset)
+
+    def renew(self, dataset: str, first: int, last: int) -> None:
+        """Give datapoints whose content is no longer what it was other inodes from now on."""
+        self._inodes.renew(dataset, first, last)
 
     def dataset_of(self, directory: int) -> str | None:
         """Return the dataset whose datapoints stand in `directory`, or None."""
@@ -110,7 +120,7 @@ class Tree:
     def peek(self, inode: int) -> Located | None:
         """Return what `locate` would, if everything needed is in memory; else None. Never waits."""
         place = self._inodes.find_datapoint(inode)
-        return None if place is None else self._peek(place)
+        return self._peek(place) if place is not None and self._inodes.is_current(place) else None
 
     def peek_name(self, parent: int, name: str) -> Located | None:
         """Return the datapoint `name` of a directory, if everything needed is in memory; else None."""
@@ -148,9 +158,12 @@ class Tree:
     async def locate(self, inode: int) -> Located:
         """Return where the datapoint `inode` lies now.
 
-        Raises `NotFound` when it is gone, `Corrupt` when it is damaged.
+        Raises `NotFound` when it is gone, `ObjectChanged` when it is gone and another may have its number, which makes
+        the kernel look its name up again, and `Corrupt` when it is damaged.
         """
         place = self._inodes.find_datapoint(inode)
+        if place is not None and not self._inodes.is_current(place):
+            raise ObjectChanged(f"datapoint {place.number} of {place.dataset} was deleted")
         located = None if place is None else await self._locate(place)
         if located is None:
             raise NotFound("no such datapoint")
@@ -170,7 +183,8 @@ class Tree:
         if dataset is None:
             return None
         snapshot = (await self._state(dataset)).snapshot
-        return Listing(snapshot, (0, *accumulate(datarange.count for datarange in snapshot.dataranges)))
+        starts = (0, *accumulate(datarange.count for datarange in snapshot.dataranges))
+        return Listing(snapshot, starts, self._inodes.lives(dataset))
 
     async def list_page(self, listing: Listing, position: int) -> ListedPage | None:
         """Return the datapoints from `position` on, as many as stand in one page; None at the end.
@@ -191,13 +205,14 @@ class Tree:
                 listing.problem = listing.problem or error
                 continue
             first = DatapointNumber(datarange.first + start)
-            skip, room = start % PAGE_RECORDS, self._inodes.room(first)
+            skip, room = start % PAGE_RECORDS, self._inodes.room(first, listing.lives)
             return ListedPage(
                 position=listing.starts[place] + start,
                 first=first,
-                inode=self._inodes.datapoint(snapshot.dataset, first),
+                inode=self._inodes.datapoint(snapshot.dataset, first, listing.lives),
                 extensions=tuple(each.encode("utf-8", "surrogateescape") for each in view.extensions),
                 records=page[skip * RECORD_SIZE : (skip + room) * RECORD_SIZE],
+                live=self._is_live(snapshot, datarange),
             )
         if listing.problem is not None:
             raise listing.problem
@@ -213,6 +228,13 @@ class Tree:
     def _directory_attributes(self, state: DatasetState) -> Attributes:
         mtime = int(state.snapshot.time.timestamp())
         return Attributes(self.directory_inode(state.name), is_directory=True, size=0, mtime=mtime, links=2)
+
+    def _is_live(self, snapshot: Snapshot, datarange: Datarange) -> bool:
+        state = self._catalog.known(snapshot.dataset)
+        if state is None or state.snapshot.dataset_id != snapshot.dataset_id:
+            return False
+        now = state.snapshot.find(datarange.first)
+        return now is not None and now.id == datarange.id
 
     async def _state(self, dataset: str) -> DatasetState:
         state = await self._catalog.dataset(dataset)

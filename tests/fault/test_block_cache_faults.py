@@ -283,8 +283,7 @@ def test_without_holes_whole_segments_are_evicted(tmp_path: Path) -> None:
                 for handle, content in zip(handles, contents, strict=True):
                     assert await opened.read(handle, 0, 10) == content[:10]
                     assert await opened.read_all(handle) == content
-                    used = sum(file.stat().st_blocks * 512 for file in disk.glob("**/*.blk"))
-                    assert used <= capacity
+                    assert disk_usage(disk) <= capacity
 
     with mounted("ramfs", tmp_path / "disk", "mode=700") as disk:
         trio.run(main, disk)
@@ -369,9 +368,7 @@ def _mark_unclean(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["garbage", "empty", "other version", "missing", "half", "bad row"])
-def test_a_database_that_is_damaged_is_built_anew(
-    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_database_that_is_damaged_is_built_anew(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
     """A damaged, foreign or missing database costs the cached blocks and one WARNING, nothing else."""
     contents = [content_of(2, number) for number in range(3)]
 
@@ -419,7 +416,7 @@ def _damage(database: Path, harm: str) -> None:
 
 
 def test_one_segment_with_other_checksums_is_not_trusted(tmp_path: Path) -> None:
-    """When a manifest says other checksums for what is cached, blocks must prove them before they are served."""
+    """When a manifest has other checksums for what is cached, blocks must prove them to be served."""
 
     async def main() -> None:
         old, new = content_of(1, 1), content_of(1, 2)

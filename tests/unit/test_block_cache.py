@@ -121,7 +121,7 @@ def test_a_restart_keeps_the_blocks(tmp_path: Path) -> None:
 
 
 def test_a_segment_that_moved_keeps_its_blocks(tmp_path: Path) -> None:
-    """Aggregation moves a segment to another object: cached blocks are served, others come from the new place."""
+    """When aggregation moves a segment, cached blocks are served, and others come from the new place."""
 
     async def main() -> None:
         content = content_of(3)
