@@ -115,12 +115,8 @@ def main() -> int:
     parser.add_argument("--readers", type=int, default=1, metavar="R", help="processes that read (default 1)")
     parser.add_argument("--seed", type=int, help="shuffle the names with this seed; without it ascending")
     parser.add_argument("--limit", type=int, help="read only the first so many names of that order")
-    parser.add_argument(
-        "--drop-inodes", action="store_true", help="make the kernel forget the files first (root)"
-    )
-    parser.add_argument(
-        "--drop-pages", action="store_true", help="make it forget all cached pages too (root)"
-    )
+    parser.add_argument("--drop-inodes", action="store_true", help="make the kernel forget the files first (root)")
+    parser.add_argument("--drop-pages", action="store_true", help="make it forget all cached pages too (root)")
     arguments = parser.parse_args()
     try:
         names = sorted(entry.name for entry in os.scandir(arguments.directory) if entry.is_file())

@@ -74,9 +74,7 @@ class Outcome:
         }
         rows = [{**asdict(row), "ratio": row.ratio} for row in self.rows]
         OUT.mkdir(exist_ok=True)
-        text = json.dumps(
-            {"case": self.case, "machine": machine, "rows": rows, "samples": self.samples}, indent=1
-        )
+        text = json.dumps({"case": self.case, "machine": machine, "rows": rows, "samples": self.samples}, indent=1)
         (OUT / f"{self.case}.json").write_text(text + "\n")
 
 
@@ -87,9 +85,7 @@ def table(rows: Sequence[Row]) -> str:
         peer = "" if row.peer is None else f"{row.peer:,.4g} {row.unit}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         aim = "" if row.aim is None else f"{row.aim:g}"
-        lines.append(
-            f"| {row.what} | {row.dasfs:,.4g} {row.unit} | {peer} | {row.peer_name} | {ratio} | {aim} |"
-        )
+        lines.append(f"| {row.what} | {row.dasfs:,.4g} {row.unit} | {peer} | {row.peer_name} | {ratio} | {aim} |")
     return "\n".join(lines)
 
 
@@ -175,9 +171,7 @@ def mount_memory(mountpoint: Path, count: int, size: int, *options: str) -> Abst
 
 def mount_dasfs(mountpoint: Path, store: str, cache: Path) -> AbstractContextManager[Mount]:
     """Mount every dataset of a store below `mountpoint`."""
-    return mounted(
-        mountpoint, DASFS, "mount", store, str(mountpoint), "--cache-dir", str(cache), "--foreground"
-    )
+    return mounted(mountpoint, DASFS, "mount", store, str(mountpoint), "--cache-dir", str(cache), "--foreground")
 
 
 def read_rate(directory: Path, readers: int) -> float:

@@ -35,13 +35,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
-        "cases", nargs="*", metavar="CASE", help=f"one or more of {', '.join(CASES)}; all without"
-    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one or more of {', '.join(CASES)}; all without")
     parser.add_argument("--store", help="for put: s3://BUCKET[/PREFIX]; without it a folder")
-    parser.add_argument(
-        "--datapoints", type=int, default=1_000_000, help="for million: how many (default 1000000)"
-    )
+    parser.add_argument("--datapoints", type=int, default=1_000_000, help="for million: how many (default 1000000)")
     parser.add_argument("--work", type=Path, help="where the data goes, 3 GB for million (default: TMPDIR)")
     arguments = parser.parse_args()
     arguments.cases = arguments.cases or list(CASES)

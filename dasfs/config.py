@@ -81,9 +81,7 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> C
 
 def standard_files(environ: Mapping[str, str]) -> list[str]:
     """Return the configuration files that are read where none is named, the one that wins last."""
-    home = environ.get("XDG_CONFIG_HOME") or os.path.join(
-        environ.get("HOME") or os.path.expanduser("~"), ".config"
-    )
+    home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".config")
     return [SYSTEM_FILE, os.path.join(home, "dasfs", "config.toml")]
 
 
@@ -122,9 +120,7 @@ def resolve_store(config: Config, store: str | None) -> StoreLocation:
         return StoreLocation(wanted, StoreOptions())
     known = config.stores.get(wanted)
     if known is None:
-        raise InvalidInput(
-            f"{wanted!r} is neither the URL nor the name of a store", hint=_store_hint(config, wanted)
-        )
+        raise InvalidInput(f"{wanted!r} is neither the URL nor the name of a store", hint=_store_hint(config, wanted))
     options = StoreOptions(endpoint_url=known.endpoint_url, profile=known.profile, region=known.region)
     if known.deadline is not None:
         options = replace(options, deadline_s=known.deadline)
@@ -136,9 +132,7 @@ def _store_hint(config: Config, wanted: str) -> str:
         return f"a directory is written file://{os.path.abspath(wanted)}"
     if config.stores:
         return "the configuration names " + ", ".join(sorted(config.stores))
-    return (
-        "use s3://bucket/prefix, file:///directory or sqlite:///file.db, or name it in the configuration file"
-    )
+    return "use s3://bucket/prefix, file:///directory or sqlite:///file.db, or name it in the configuration file"
 
 
 def _store(path: str, name: str, table: Any) -> StoreConfig:

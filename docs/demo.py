@@ -45,9 +45,7 @@ class Rate:
 
     def __str__(self) -> str:
         per_second, megabytes = self.files / self.seconds, self.size / 1e6 / self.seconds
-        return (
-            f"{self.files:,} files in {self.seconds:.1f} s: {per_second:,.0f} files/s, {megabytes:,.0f} MB/s"
-        )
+        return f"{self.files:,} files in {self.seconds:.1f} s: {per_second:,.0f} files/s, {megabytes:,.0f} MB/s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +73,7 @@ class Demo:
     def environment(self) -> dict[str, str]:
         """Return an environment in which nobody's own configuration counts and nothing is left elsewhere."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DASFS_")}
-        kept |= {
-            f"XDG_{kind}_HOME": str(self.folder / "home") for kind in ("CACHE", "CONFIG", "DATA", "STATE")
-        }
+        kept |= {f"XDG_{kind}_HOME": str(self.folder / "home") for kind in ("CACHE", "CONFIG", "DATA", "STATE")}
         return kept | {"PATH": f"{BIN}{os.pathsep}{kept.get('PATH', os.defpath)}"}
 
     def run(self, command: str) -> None:

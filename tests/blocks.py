@@ -1,6 +1,7 @@
 """A store whose answers a test decides, and segments in it, for the tests of the block cache."""
 
 import random
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -119,6 +120,17 @@ async def wait_until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(PATIENCE_S):
         while not condition():  # noqa: ASYNC110  # what it waits for is not always a task's doing
             await trio.sleep(0.005)
+
+
+@contextmanager
+def mounted_disk(kind: str, path: Path, options: str) -> Iterator[Path]:
+    """A file system of its own (`tmpfs`, `ramfs`) at `path`. Needs root."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", kind, "-o", options, "none", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
 
 
 def block_files(path: Path) -> list[Path]:

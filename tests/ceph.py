@@ -122,9 +122,7 @@ def _start(directory: Path) -> Ceph:
     (directory / "keyring").touch()
     configuration = directory / "ceph.conf"
     configuration.write_text(
-        CONFIGURATION.format(
-            fsid=fsid, directory=directory, monitor_port=monitor_port, gateway_port=gateway_port
-        )
+        CONFIGURATION.format(fsid=fsid, directory=directory, monitor_port=monitor_port, gateway_port=gateway_port)
     )
     monitor = f"v1:127.0.0.1:{monitor_port}"
     user = f"--uid=dasfs --display-name=dasfs --access-key={ACCESS_KEY} --secret-key={SECRET_KEY}"

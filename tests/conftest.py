@@ -24,9 +24,7 @@ def ceph() -> Iterator[Ceph]:
     """A Ceph gateway of this session. A machine without the packages fails the test: it is never skipped."""
     missing = missing_programs()
     if missing:
-        pytest.fail(
-            f"{', '.join(missing)}: not installed; run: apt-get install --no-install-recommends {PACKAGES}"
-        )
+        pytest.fail(f"{', '.join(missing)}: not installed; run: apt-get install --no-install-recommends {PACKAGES}")
     with running_ceph() as gateway:
         yield gateway
 

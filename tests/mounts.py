@@ -122,10 +122,12 @@ class Mount:
 
         def answers() -> bool:
             assert self.process.poll() is None, f"the mount ended: {self.log}"
-            return find_mount(str(self.path)) is not None
+            try:
+                return self.status()["pid"] == self.process.pid
+            except OSError:
+                return False
 
-        wait_until(answers)
-        in_thread(os.stat, self.path)
+        in_thread(wait_until, answers)
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

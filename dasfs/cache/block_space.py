@@ -1,7 +1,7 @@
 """The room of the block cache: how much it may hold, and what goes when there is no more.
 
-The least recently used blocks go, about 5 % of the cache at once, so that looking at all ages (0.1 s for 1
-TB) is paid once for many blocks. Ages are approximate: see `plan.py`.
+The least recently used blocks go, about 5 % of the cache at once, so that looking at all times of use (a
+second in the background for 1 TB) is paid once for many blocks. The order is approximate: see `plan.py`.
 
 **Concurrency:** runs in the trio thread, with SQL and file operations in threads. One lock: at any time one
 task evicts, drops or recovers. A block is LEAVING from the moment it is chosen until its space is back: it
@@ -38,7 +38,7 @@ class Space:
 
     def __init__(self, table: BlockTable, files: BlockFiles, capacity: int, *, recovering: bool) -> None:
         self.capacity = capacity
-        self.reserved = 0
+        self.reserved = 0  # bytes that GETs in flight will write
         self.evictions = 0
         self.recovering = recovering
         self._table = table
@@ -68,7 +68,9 @@ class Space:
         return True
 
     def release(self, size: int) -> None:
+        """End a reservation, after what was written was recorded."""
         self.reserved -= size
+        self._check_pressure()
 
     def note_full_disk(self) -> None:
         """Hold at most half of what there is now, for a while."""

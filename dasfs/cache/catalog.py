@@ -291,6 +291,8 @@ class Catalog:
         if update is not None:
             try:
                 await update.settle()
+            except DasfsError as error:
+                log.warning("the kernel may still show what %s no longer has: %s", after.dataset, error)
             except Exception:  # a defect of ours must not end the mount
                 log.exception("unexpected error after a change of %s", after.dataset)
         live = {each.id for each in after.dataranges} if after.dataset_id == before.dataset_id else set()

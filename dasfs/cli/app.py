@@ -35,9 +35,7 @@ COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "umount": LazyCommand("dasfs.cli.mount", "Take a mount away."),
     "datarange": LazyCommand("dasfs.cli.datarange", "List, upload, download and delete dataranges."),
     "collect": LazyCommand("dasfs.cli.collect", "Delete objects that no live revision needs."),
-    "completion": LazyCommand(
-        "dasfs.cli.completion", "Print the code that completes dasfs commands in a shell."
-    ),
+    "completion": LazyCommand("dasfs.cli.completion", "Print the code that completes dasfs commands in a shell."),
 }
 
 
@@ -60,9 +58,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
 
-@click.command(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="dasfs %(version)s")
 @click.option("--config", metavar="FILE", help="Read this configuration file and no other.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error, and more log lines.")

@@ -30,9 +30,7 @@ _DEFAULT = Grace()
     metavar="TIME",
     help="Grace of what was never committed; its writer may still be at it. Default: 7d.",
 )
-@click.option(
-    "--log", type=DURATION, default=_DEFAULT.log, metavar="TIME", help="Grace of old commits. Default: 90d."
-)
+@click.option("--log", type=DURATION, default=_DEFAULT.log, metavar="TIME", help="Grace of old commits. Default: 90d.")
 @json_option
 @click.pass_obj
 def collect(
@@ -56,9 +54,7 @@ def collect(
         write_json(
             {
                 "dry_run": dry_run,
-                "deleted": [
-                    {"key": each.key, "size": each.size, "reason": each.reason} for each in report.garbage
-                ],
+                "deleted": [{"key": each.key, "size": each.size, "reason": each.reason} for each in report.garbage],
                 "size": report.size,
                 "aborted_uploads": report.aborted_uploads,
                 "unknown": report.unknown,

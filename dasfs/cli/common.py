@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -25,9 +26,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _UNITS: Final = {
     "": 1,
     "B": 1,
-    **{unit + form: 1024 ** (power + 1) for power, unit in enumerate("KMGT") for form in ("", "iB")},
+    **{unit + form: 1024 ** (power + 1) for power, unit in enumerate("KMGT") for form in ("", "IB")},
     **{unit + "B": 1000 ** (power + 1) for power, unit in enumerate("KMGT")},
 }
+_SIZE: Final = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*([KMGT]i?B|[KMGT]|B|)", re.ASCII | re.IGNORECASE)
 _DURATION: Final = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,6})?)\s*([smhd]?)", re.ASCII)
 _TIME_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -56,16 +58,11 @@ class NumberRange:
 
 def parse_size(text: str) -> int:
     """Return the bytes that `64MiB`, `64M` (binary, as in coreutils), `64MB` (decimal) or `64` stand for."""
-    stripped = text.strip()
-    digits = stripped.rstrip("BKMGTikmgtb")
-    unit = stripped[len(digits) :].upper().replace("I", "i")
-    try:
-        number = float(digits)
-    except ValueError:
-        number = -1.0
-    if unit not in _UNITS or not 0 < number * _UNITS[unit] < 2**60:
+    match = _SIZE.fullmatch(text.strip())
+    size = int(Fraction(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if not 1 <= size <= MAX_NUMBER:
         raise InvalidInput(f"{text!r} is not a size", hint="write it as 64MiB, 64M, 1G or in bytes")
-    return int(number * _UNITS[unit])
+    return size
 
 
 def parse_number(text: str) -> int:

@@ -72,9 +72,7 @@ def dataset() -> None:
     help="About how large a datarange gets. Default: 64MiB.",
 )
 @click.pass_obj
-def create(
-    settings: Settings, name: str, store: str | None, compression: Compression, datarange_size: int
-) -> None:
+def create(settings: Settings, name: str, store: str | None, compression: Compression, datarange_size: int) -> None:
     """Create an empty dataset.
 
     The place of a file:// or sqlite:// store is made where it does not exist.
@@ -103,9 +101,7 @@ def list_datasets(settings: Settings, store: str | None, as_json: bool) -> None:
         Column("dataranges", right=True),
         Column("revision", right=True),
     ]
-    rows = [
-        (each.dataset, each.count, each.data_size, len(each.dataranges), each.revision) for each in snapshots
-    ]
+    rows = [(each.dataset, each.count, each.data_size, len(each.dataranges), each.revision) for each in snapshots]
     write_table(columns, rows)
 
 
@@ -241,9 +237,7 @@ def _describe(commit: Commit) -> dict[str, Any]:
             {"first": each.first, "last": each.last, "counter": each.id.counter, "size": each.data_size}
             for each in commit.add
         ],
-        "remove": [
-            {"first": each.first, "last": each.last, "counter": each.counter} for each in commit.remove
-        ],
+        "remove": [{"first": each.first, "last": each.last, "counter": each.counter} for each in commit.remove],
         "next_number": commit.next_number,
     }
 
@@ -258,10 +252,7 @@ def _write_commits(commits: Sequence[Commit]) -> None:
     ]
     write_table(
         columns,
-        [
-            (each.revision, format_time(each.time), str(each.operation), each.writer, _change(each))
-            for each in commits
-        ],
+        [(each.revision, format_time(each.time), str(each.operation), each.writer, _change(each)) for each in commits],
     )
 
 
@@ -284,15 +275,13 @@ def _change(commit: Commit) -> str:
 @click.argument("numbers", type=RANGE, required=False, metavar="[FIRST-LAST]")
 @store_option
 @json_option
-@click.pass_obj
-def verify(
-    settings: Settings, name: str, numbers: NumberRange | None, store: str | None, as_json: bool
-) -> None:
+@click.pass_context
+def verify(ctx: click.Context, name: str, numbers: NumberRange | None, store: str | None, as_json: bool) -> None:
     """Read every byte of a dataset and say what is wrong with which datapoint.
 
     Exits with 1 when anything is. With FIRST-LAST, the dataranges that hold these numbers are read.
     """
-    with opened_store(settings, store) as opened:
+    with opened_store(ctx.ensure_object(Settings), store) as opened:
         snapshot = Dataset(opened, name).snapshot()
         if numbers is not None:
             snapshot = replace(snapshot, dataranges=snapshot.overlapping(numbers.first, numbers.last))
@@ -306,15 +295,12 @@ def verify(
                     click.echo(str(problem))
     if as_json:
         write_json(
-            [
-                {"first": each.first, "last": each.last, "message": each.message, "key": each.key}
-                for each in problems
-            ]
+            [{"first": each.first, "last": each.last, "message": each.message, "key": each.key} for each in problems]
         )
     what = f"{count_of(snapshot.count, 'datapoint')}, {format_size(snapshot.tar_size)}"
     say(f"{what}: {count_of(len(problems), 'problem') if problems else 'all well'}")
     if problems:
-        raise SystemExit(1)
+        ctx.exit(1)
 
 
 @dataset.command("import")

@@ -26,9 +26,7 @@ from dasfs.stores import Store
 @dataset_argument
 @click.argument("numbers", type=RANGE, metavar="FIRST[-LAST]")
 @store_option
-@click.option(
-    "--output", "-o", required=True, metavar="DIR|FILE.tar", help="Where to. Made where it is missing."
-)
+@click.option("--output", "-o", required=True, metavar="DIR|FILE.tar", help="Where to. Made where it is missing.")
 @click.option("--original-names", is_flag=True, help="Under the paths that they were put from.")
 @click.option("--allow-gaps", is_flag=True, help="Numbers that are not there are no error.")
 @click.option("--force", "-f", is_flag=True, help="Replace files that are there with another content.")

@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
             error,
             debug,
             EXIT_INTERRUPTED,
-            f"interrupted; {error.args[0] if error.args else 'nothing was changed'}",
+            f"interrupted; {error.args[0] if error.args else 'repeat the same command to go on'}",
         )
     except BrokenPipeError:
         # Whoever read our output has left, as `head` does: nothing to say, and nowhere to say it.
@@ -61,9 +61,7 @@ def _explain(error: Exception, debug: bool) -> int:
         return _tell(error, debug, error.exit_code, str(error))
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "dasfs"
-        return _tell(
-            error, debug, EXIT_USAGE, f"{error.format_message().rstrip('.')}; see '{command} --help'"
-        )
+        return _tell(error, debug, EXIT_USAGE, f"{error.format_message().rstrip('.')}; see '{command} --help'")
     if isinstance(error, click.ClickException):
         return _tell(error, debug, error.exit_code, error.format_message())
     if isinstance(error, click.Abort):

@@ -1,5 +1,6 @@
 """`dasfs mount` and `dasfs umount`."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -68,7 +69,14 @@ def mount(
     from dasfs.stores import open_store
 
     logging.getLogger("dasfs").setLevel(logging.INFO)
-    with open_store(location.url, location.options) as opened:
+    store_options = dataclasses.replace(
+        location.options,
+        # The block cache has up to 48 GETs in flight, the catalog 16 calls.
+        connections=64,
+        # Nobody waits for an answer that comes after the operation's deadline.
+        deadline_s=min(location.options.deadline_s, chosen.deadline_s),
+    )
+    with open_store(location.url, store_options) as opened:
         run_mount(opened, chosen, ready=_reporter(ready_fd, log_path, f"{location.url} is mounted at {mountpoint}"))
 
 
@@ -80,7 +88,7 @@ def umount(mountpoint: str, lazy: bool) -> None:
 
     Returns when the mount's process has ended, so that its cache directory is free for the next.
     """
-    path = os.path.abspath(mountpoint)
+    path = os.path.realpath(mountpoint)
     process = None if is_dead(path) else _open_process(path)
     unmount(path, lazy=lazy or process is None)
     if process is not None:

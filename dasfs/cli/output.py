@@ -44,9 +44,7 @@ def write_table(columns: Sequence[Column], rows: Sequence[Sequence[str | int]]) 
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(
-            column.name, justify="right" if column.right or column.size else "left", overflow="fold"
-        )
+        table.add_column(column.name, justify="right" if column.right or column.size else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(column, value) for column, value in zip(columns, row, strict=True)))
     Console(highlight=False, markup=False).print(table)

@@ -26,9 +26,7 @@ from dasfs.dataset.sources import Sources, find_sources
 @dataset_argument
 @click.argument("paths", nargs=-1, required=True, type=click.Path(), metavar="PATH...")
 @store_option
-@click.option(
-    "--datarange-size", type=SIZE, metavar="SIZE", help="Size of a datarange. Default: the dataset's."
-)
+@click.option("--datarange-size", type=SIZE, metavar="SIZE", help="Size of a datarange. Default: the dataset's.")
 @click.option(
     "--jobs",
     "-j",

@@ -74,9 +74,7 @@ def _find_paths(dataset: Dataset, snapshot: Snapshot, sources: Sequence[Source])
         if manifest.names is None:
             return {}
         path = manifest.names.path
-        return {
-            wanted[each]: _existing(manifest, k) for k in range(manifest.count) if (each := path(k)) in wanted
-        }
+        return {wanted[each]: _existing(manifest, k) for k in range(manifest.count) if (each := path(k)) in wanted}
 
     return _merge(_in_threads(look_up, [each for each in snapshot.dataranges if each.named]))
 
@@ -86,9 +84,7 @@ def _existing(manifest: Manifest, k: int) -> Existing:
     return Existing(manifest.id.first + k, record.extension, record.true_size, record.crc32)
 
 
-def _check_same(
-    sources: Iterable[Source], numbers: Mapping[int, Existing], paths: Mapping[str, Existing]
-) -> None:
+def _check_same(sources: Iterable[Source], numbers: Mapping[int, Existing], paths: Mapping[str, Existing]) -> None:
     """Raise `AlreadyExists` unless every source that has a match in the dataset is the same as that."""
     matched = []
     for source in sources:

@@ -151,9 +151,7 @@ def fetch(
     after that. Raises `Corrupt`, naming the datapoint, and what the store raises.
     """
     crc32 = 0
-    for piece in itertools.chain.from_iterable(
-        _read_windows(dataset, plan_windows(datapoints), stored, jobs)
-    ):
+    for piece in itertools.chain.from_iterable(_read_windows(dataset, plan_windows(datapoints), stored, jobs)):
         record = piece.datapoint.record
         if piece.start or not piece.last:  # a part; whole ones were checked where they were read
             crc32 = zlib.crc32(piece.data, crc32 if piece.start else 0)
@@ -162,9 +160,7 @@ def fetch(
         yield piece
 
 
-def _read_windows(
-    dataset: Dataset, windows: Iterator[Window], stored: bool, jobs: int
-) -> Iterator[list[Piece]]:
+def _read_windows(dataset: Dataset, windows: Iterator[Window], stored: bool, jobs: int) -> Iterator[list[Piece]]:
     """Yield the pieces of each window, in order, reading others meanwhile."""
     pending: deque[Future[list[Piece]]] = deque()
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="dasfs-fetch")

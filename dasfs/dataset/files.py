@@ -74,18 +74,12 @@ class Files:
         except OSError as error:
             raise local_error(error, path) from error
         record = datapoint.record
-        if (
-            status.st_size == record.true_size
-            and not os.path.islink(path)
-            and _checksum(path) == record.crc32
-        ):
+        if status.st_size == record.true_size and not os.path.islink(path) and _checksum(path) == record.crc32:
             self.skipped += 1
             self._progress(record.true_size)
             return True
         if not self._force:
-            raise AlreadyExists(
-                f"{path} is there already with another content", hint="add --force to replace it"
-            )
+            raise AlreadyExists(f"{path} is there already with another content", hint="add --force to replace it")
         self._paths[datapoint.number] = path
         return False
 

@@ -38,8 +38,9 @@ class History:
     def replay(self, known: Snapshot | None = None) -> Snapshot:
         """Return the newest snapshot, also of a dataset that was deleted; revision 0 where there is no log.
 
-        With `known`, one small request when nothing is new. Raises `Corrupt` for a hole, a damaged commit,
-        or a log that ends before `known`, and `Unsupported` for a log that a newer dasfs wrote.
+        With `known`, one small request, and `known` itself, when nothing is new. Raises `Corrupt` for a hole,
+        a damaged commit, or a log that ends before `known`, and `Unsupported` for a log that a newer dasfs
+        wrote.
         """
         if known is not None and known.revision > 0:
             snapshot = self._catch_up(known)
@@ -59,17 +60,20 @@ class History:
 
         Raises `NotFound` for a revision that is not there yet, and for one whose commits were collected.
         """
-        snapshot = self._load_checkpoint(last=revision)
-        listed = self._list_revisions(snapshot.revision, covered=max(self.list_checkpoints(), default=0))
-        revisions = [each for each in listed if each <= revision]
-        if revision < 1 or (revisions[-1:] or [snapshot.revision]) != [revision]:
-            raise NotFound(f"{self.dataset} has no revision {revision}; the newest is {self.replay().revision}")
-        if revisions and revisions[0] != snapshot.revision + 1:
+        checkpoints = self.list_checkpoints()
+        snapshot = self._load_checkpoint([each for each in checkpoints if each <= revision])
+        covered = max(checkpoints, default=0)
+        listed = self._list_revisions(snapshot.revision, covered=covered)
+        newest = max([covered, *listed[-1:]])
+        if not 1 <= revision <= newest:
+            raise NotFound(f"{self.dataset} has no revision {revision}; the newest is {newest}")
+        wanted = [each for each in listed if each <= revision]
+        if len(wanted) != revision - snapshot.revision:
             raise NotFound(
                 f"revision {revision} of {self.dataset} is no longer kept",
-                hint=f"the oldest commit that is left is {revisions[0]}",
+                hint=f"the oldest commit that is left is {listed[0]}" if listed else None,
             )
-        return apply(snapshot, *self._fetch(revisions))
+        return apply(snapshot, *self._fetch(wanted))
 
     def commits(self, after: int = 0) -> Iterator[Commit]:
         """Yield the commits after revision `after` that are kept, in order. Raises as `replay` does."""
@@ -122,17 +126,15 @@ class History:
 
     def _from_checkpoint(self) -> Snapshot:
         """Return the newest snapshot from the newest usable checkpoint and the commits after it."""
-        snapshot = self._load_checkpoint()
+        snapshot = self._load_checkpoint(self.list_checkpoints())
         revisions = self._list_revisions(snapshot.revision)
         if revisions and revisions[0] != snapshot.revision + 1:
             raise self._hole(snapshot.revision + 1)
         return apply(snapshot, *self._fetch(revisions))
 
-    def _load_checkpoint(self, last: int | None = None) -> Snapshot:
-        """Return the newest usable checkpoint (up to revision `last`), or revision 0."""
-        for revision in reversed(self.list_checkpoints()):
-            if last is not None and revision > last:
-                continue
+    def _load_checkpoint(self, revisions: Sequence[Revision]) -> Snapshot:
+        """Return the newest of these checkpoints that is usable, or revision 0."""
+        for revision in reversed(revisions):
             try:
                 return self.read_checkpoint(revision)
             except (Corrupt, NotFound) as error:

@@ -124,9 +124,7 @@ def _changed(source: Source, status: os.stat_result) -> bool:
 
 
 def _change(source: Source) -> ObjectChanged:
-    return ObjectChanged(
-        f"{source.path} changed while it was put", hint="repeat the command when nobody writes to it"
-    )
+    return ObjectChanged(f"{source.path} changed while it was put", hint="repeat the command when nobody writes to it")
 
 
 def local_error(error: OSError, path: str) -> DasfsError:

@@ -236,6 +236,8 @@ def apply(snapshot: Snapshot, *commits: Commit) -> Snapshot:
     revision before it, removes what is not live, or adds what overlaps. Costs a binary search for each
     datarange that is added or removed.
     """
+    if not commits:
+        return snapshot
     dataranges = list(snapshot.dataranges)
     for commit in commits:
         where = f"revision {commit.revision} of {snapshot.dataset}"

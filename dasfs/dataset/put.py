@@ -158,9 +158,7 @@ class _Put:
             for batch in batches:
                 packed = self._pack_or_finish(batch, pending)
                 self._counter = max(self._counter, self._snapshot.last_counter) + 1
-                pending.append(
-                    _Upload(batch, packed, pool.submit(self._upload, packed, batch.size, self._counter))
-                )
+                pending.append(_Upload(batch, packed, pool.submit(self._upload, packed, batch.size, self._counter)))
                 # One more than upload at once is packed, so that no upload waits for the packer.
                 while pending and (len(pending) > self._options.jobs or pending[0].future.done()):
                     self._commit(pending)
@@ -198,9 +196,7 @@ class _Put:
         done = pending.popleft()
         done.packed.close()
         try:
-            self._snapshot = self._dataset.log.commit(
-                Change(Operation.UPLOAD, add=(datarange,)), self._snapshot
-            )
+            self._snapshot = self._dataset.log.commit(Change(Operation.UPLOAD, add=(datarange,)), self._snapshot)
         except Conflict:
             self._delete(datarange)
             raise

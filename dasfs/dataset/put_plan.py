@@ -45,9 +45,7 @@ class Batch:
         return sum(source.size for source in self.sources)
 
 
-def find_match(
-    source: Source, numbers: Mapping[int, Existing], paths: Mapping[str, Existing]
-) -> Existing | None:
+def find_match(source: Source, numbers: Mapping[int, Existing], paths: Mapping[str, Existing]) -> Existing | None:
     """Return what is there under the number of a source, or without a number under its original path."""
     return paths.get(source.original) if source.number is None else numbers.get(source.number)
 

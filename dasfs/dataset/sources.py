@@ -111,8 +111,6 @@ def _find(path: str, notice: Notice, *, unpack: bool) -> Iterator[Source]:
         status = os.stat(path)
     except OSError as error:
         raise local_error(error, path) from error
-    except ValueError as error:  # a NUL in it
-        raise InvalidInput(f"{path!r} can't name a file") from error
     name = os.path.basename(path)
     if stat.S_ISDIR(status.st_mode):
         yield from _walk(path, "" if name in ("", ".", "..") else f"{name}/", notice)

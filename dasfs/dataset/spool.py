@@ -93,7 +93,7 @@ class Spool:
 
 def _default_directory() -> str:
     try:
-        found = tempfile.gettempdir()
+        found = tempfile.gettempdir()  # TMPDIR, or /tmp where nothing is set
     except FileNotFoundError:
         return "/var/tmp"
     return "/var/tmp" if found == "/tmp" else found
@@ -108,9 +108,3 @@ _SPOOL_ERRORS: Final[dict[int, type[DasfsError]]] = {
     errno.EACCES: AccessDenied,
     errno.EROFS: AccessDenied,
 }
-
-
-def _default_directory() -> str:
-    # tempfile is the one that reads TMPDIR here, and says /tmp where nothing is set.
-    found = tempfile.gettempdir()
-    return "/var/tmp" if found == "/tmp" else found

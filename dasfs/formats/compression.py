@@ -94,9 +94,7 @@ class _Contexts(threading.local):
 _contexts = _Contexts()
 
 
-def compress(
-    compression: Compression, data: bytes | memoryview, extension: str
-) -> tuple[Codec, bytes | memoryview]:
+def compress(compression: Compression, data: bytes | memoryview, extension: str) -> tuple[Codec, bytes | memoryview]:
     """Return the codec that was used and the bytes to store: `NONE` and `data` itself where it doesn't pay.
 
     It doesn't pay for formats that are compressed inside (by the last part of `extension`), for a gain below

@@ -60,9 +60,7 @@ def decode_index(data: bytes | memoryview) -> list[IndexEntry]:
     before it, and an entry without a header. There may be gaps: some writers do not count extended headers.
     """
     if len(data) % INDEX_ENTRY_SIZE:
-        raise Corrupt(
-            f"an index of {len(data)} bytes is cut off: its length is not a multiple of {INDEX_ENTRY_SIZE}"
-        )
+        raise Corrupt(f"an index of {len(data)} bytes is cut off: its length is not a multiple of {INDEX_ENTRY_SIZE}")
     entries: list[IndexEntry] = []
     end = 0
     for offset, word in _ENTRY.iter_unpack(data):

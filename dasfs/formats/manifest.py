@@ -131,9 +131,7 @@ class Manifest:
 
     def _record(self, fields: tuple[int, ...]) -> Record:
         offset, stored_size, true_size, mtime, crc32, extension, codec = fields
-        return Record(
-            offset, stored_size, true_size, mtime, crc32, self.extensions[extension], _CODECS[codec]
-        )
+        return Record(offset, stored_size, true_size, mtime, crc32, self.extensions[extension], _CODECS[codec])
 
     def _checked(self, k: int) -> int:
         if not 0 <= k < self.count:
@@ -213,9 +211,7 @@ class _Cursor:
 
     def take(self, size: int, what: str) -> bytes:
         if size > self.left:
-            raise Corrupt(
-                f"it is too short: {what} should have {size} bytes at {self._position}, {self.left} are left"
-            )
+            raise Corrupt(f"it is too short: {what} should have {size} bytes at {self._position}, {self.left} are left")
         self._position += size
         return bytes(self._view[self._position - size : self._position])
 
@@ -235,9 +231,7 @@ def _check_envelope(view: memoryview) -> None:
     if magic != MAGIC:
         raise Corrupt(f"it begins with {magic!r} instead of {MAGIC!r}")
     if version != VERSION:
-        raise Unsupported(
-            f"it has version {version}, this dasfs reads version {VERSION}", hint="update dasfs"
-        )
+        raise Unsupported(f"it has version {version}, this dasfs reads version {VERSION}", hint="update dasfs")
     (expected,) = _CRC.unpack(view[-_CRC.size :])
     if zlib.crc32(view[: -_CRC.size]) != expected:
         raise Corrupt("its checksum is wrong")
@@ -267,9 +261,7 @@ def _decode_body(cursor: _Cursor) -> Manifest:
 
 
 def _decode_segment(cursor: _Cursor) -> Segment:
-    first, last, counter, origin_offset, offset, length = _SEGMENT.unpack(
-        cursor.take(_SEGMENT.size, "a segment")
-    )
+    first, last, counter, origin_offset, offset, length = _SEGMENT.unpack(cursor.take(_SEGMENT.size, "a segment"))
     origin = DatarangeId(DatapointNumber(first), DatapointNumber(last), counter)
     crcs = cursor.take(block_count(length) * _CRC.size, "the checksums of a segment")
     return Segment(origin, origin_offset, offset, length, crcs)
@@ -335,9 +327,7 @@ class ManifestBuilder:
 
     def _add_extension(self, extension: str) -> int:
         if len(self._extensions) == MAX_EXTENSIONS:
-            raise InvalidInput(
-                f"a datarange has more than {MAX_EXTENSIONS} extensions", hint="make it smaller"
-            )
+            raise InvalidInput(f"a datarange has more than {MAX_EXTENSIONS} extensions", hint="make it smaller")
         check_extension(extension)
         return self._extensions.setdefault(extension, len(self._extensions))
 
@@ -346,15 +336,11 @@ class ManifestBuilder:
         names = None
         if self._names:
             if len(self._names) >= 2**32:
-                raise InvalidInput(
-                    "the original names of a datarange take 4 GiB and more", hint="make it smaller"
-                )
+                raise InvalidInput("the original names of a datarange take 4 GiB and more", hint="make it smaller")
             offsets = struct.pack(f">{len(self._name_offsets)}I", *self._name_offsets)
             names = NamesTable(offsets, bytes(self._names))
         extensions = tuple(self._extensions)
-        manifest = Manifest(
-            self.dataset, id, tar_size, extensions, bytes(self._records), names, tuple(segments)
-        )
+        manifest = Manifest(self.dataset, id, tar_size, extensions, bytes(self._records), names, tuple(segments))
         problem = find_problem(manifest)
         if problem is not None:
             raise InvalidInput(f"the manifest of {id}: {problem}")

@@ -63,9 +63,7 @@ def encode_header(name: str, size: int, mtime: int) -> bytes:
     """
     raw_name = name.encode("utf-8", "surrogateescape")
     if not 0 < len(raw_name) <= MAX_MEMBER_NAME or b"\0" in raw_name:
-        raise InvalidInput(
-            f"{name!r} can't name a TAR member", hint=f"1 to {MAX_MEMBER_NAME} bytes without a NUL"
-        )
+        raise InvalidInput(f"{name!r} can't name a TAR member", hint=f"1 to {MAX_MEMBER_NAME} bytes without a NUL")
     variable = raw_name, _encode_number(size), _encode_number(mtime)
     # Only what varies is added up: all 512 bytes would take longer than the rest of this function.
     checksum = _CONSTANT_SUM + sum(b"".join(variable))
@@ -201,16 +199,12 @@ def _read_block(file: BinaryIO, offset: int, previous: str) -> bytes:
 def _check_end(file: BinaryIO, offset: int, file_size: int, previous: str) -> None:
     """Check that at least two zero blocks stand at `offset`, and nothing but zeros to the end of the file."""
     if file_size < offset + len(END_OF_ARCHIVE):
-        raise Corrupt(
-            f"after {previous}: the end-of-archive mark at {offset} is cut off, after one zero block"
-        )
+        raise Corrupt(f"after {previous}: the end-of-archive mark at {offset} is cut off, after one zero block")
     file.seek(offset)
     while chunk := file.read(_SCAN_SIZE):
         if chunk.strip(b"\0"):
             at = offset + len(chunk) - len(chunk.lstrip(b"\0"))
-            raise Corrupt(
-                f"after {previous}: bytes at {at}, behind the end-of-archive mark: are two files joined?"
-            )
+            raise Corrupt(f"after {previous}: bytes at {at}, behind the end-of-archive mark: are two files joined?")
         offset += len(chunk)
 
 
@@ -219,9 +213,7 @@ def _parse_header(block: bytes, offset: int, previous: str) -> _Header:
     where = f"{_shown(name)} (header at {offset}, after {previous})"
     if not _has_valid_checksum(block):
         if offset == 0:
-            raise Corrupt(
-                "this is no TAR file: its first header has a wrong checksum", hint="is it compressed?"
-            )
+            raise Corrupt("this is no TAR file: its first header has a wrong checksum", hint="is it compressed?")
         raise Corrupt(f"{where}: the header's checksum is wrong")
     if block[257:263] == b"ustar\0" and (prefix := text(block[345:500])):
         name = f"{prefix}/{name}"
@@ -262,9 +254,7 @@ def _parse_number(raw: bytes, where: str) -> int:
 
 def _read_extended(file: BinaryIO, offset: int, header: _Header, file_size: int) -> bytes:
     if header.size > _MAX_EXTENDED_HEADER:
-        raise Corrupt(
-            f"the extended header at {offset} has {header.size} bytes, more than {_MAX_EXTENDED_HEADER}"
-        )
+        raise Corrupt(f"the extended header at {offset} has {header.size} bytes, more than {_MAX_EXTENDED_HEADER}")
     if offset + BLOCK_SIZE + header.size > file_size:
         raise Corrupt(f"the file ends at {file_size}, within the extended header at {offset}")
     file.seek(offset + BLOCK_SIZE)

@@ -22,7 +22,6 @@ from dasfs.cache.index import IndexCache
 from dasfs.cache.pages import PAGE_RECORDS
 from dasfs.dataset.model import Datarange, Snapshot
 from dasfs.errors import DasfsError, StoreUnavailable
-from dasfs.formats.manifest import RECORD
 from dasfs.fuse.content import Content
 from dasfs.fuse.inodes import ROOT, Inode, Lives
 from dasfs.fuse.tree import Tree
@@ -43,9 +42,18 @@ class Gone:
 class Stretch:
     """Datapoints `first..last` of one datarange: both ends, and some between, lost their content."""
 
-    datarange: Datarange
     first: int
     last: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What two datapoints have in common that are the same: a checksum alone may meet another by chance."""
+
+    true_size: int
+    mtime: int
+    crc32: int
+    extension: str
 
 
 def replaced(before: Snapshot, after: Snapshot) -> tuple[Datarange, ...]:
@@ -54,6 +62,12 @@ def replaced(before: Snapshot, after: Snapshot) -> tuple[Datarange, ...]:
         return before.dataranges
     live = {datarange.id for datarange in after.dataranges}
     return tuple(datarange for datarange in before.dataranges if datarange.id not in live)
+
+
+def pages(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield `first..last` in pieces of at most a page, inclusive. Pure."""
+    for start in range(first, last + 1, PAGE_RECORDS):
+        yield start, min(start + PAGE_RECORDS - 1, last)
 
 
 class Invalidator:
@@ -76,26 +90,92 @@ class Invalidator:
                 stretch = await self._compare(before, after, datarange)
                 if stretch is not None:
                     stretches.append(stretch)
-        return Invalidation(self, before, after, tuple(stretches))
+        return Invalidation(self, before, after, stretches)
 
-    async def names(self, snapshot: Snapshot, stretch: Stretch, lives: Lives) -> list[list[Gone]]:
-        """Return the names of a stretch with the inodes that they had, in pages."""
-        pages = []
-        for first in range(stretch.first, stretch.last + 1, PAGE_RECORDS):
-            known = await self._contents(snapshot, first, min(first + PAGE_RECORDS - 1, stretch.last))
-            pages.append([self._gone(snapshot.dataset, number, each[-1], lives) for number, each in known.items()])
-        return pages
+    async def page(self, snapshot: Snapshot, first: int, last: int, lives: Lives) -> list[Gone]:
+        """Return the names of at most a page of datapoints, with the inodes that they had at the time of `lives`."""
+        found = []
+        for number, content in (await self._contents(snapshot, first, last)).items():
+            datapoint = DatapointNumber(number)
+            inode = self.tree.datapoint_inode(snapshot.dataset, datapoint, lives)
+            name = str(DatapointName(datapoint, content.extension))
+            found.append(Gone(inode, name.encode("utf-8", "surrogateescape")))
+        return found
 
     async def _compare(self, before: Snapshot, after: Snapshot, datarange: Datarange) -> Stretch | None:
-        """Return the datapoints of `datarange` from the first to the last that `after` has not, or not the same."""
+        """Return the datapoints of `datarange`, from the first to the last, that `after` lacks or has otherwise."""
         same = before.dataset_id == after.dataset_id
         if not same or not after.overlapping(datarange.first, datarange.last):
-            return Stretch(datarange, datarange.first, datarange.last)
-        changed: list[int] = []
-        for first in range(datarange.first, datarange.last + 1, PAGE_RECORDS):
-            last = min(first + PAGE_RECORDS - 1, datarange.last)
+            return Stretch(datarange.first, datarange.last)
+        ends: list[int] = []
+        for first, last in pages(datarange.first, datarange.last):
             old, new = await self._contents(before, first, last), await self._contents(after, first, last)
-            different = [number for number, content in old.items() if new.get(number) != content]
-            changed = changed[:1] + different[:1] + different[-1:]
-            await trio.lowlevel.checkpoint()
-        return Stretch(datarange, changed[0], changed[-1]) if changed else None
+            changed = [number for number, content in old.items() if new.get(number) != content]
+            if changed:
+                ends = [*(ends[:1] or changed[:1]), changed[-1]]
+        return Stretch(ends[0], ends[1]) if ends else None
+
+    async def _contents(self, snapshot: Snapshot, first: int, last: int) -> dict[int, _Content]:
+        """Return what datapoints `first..last` hold, but for those whose manifest is damaged."""
+        await trio.lowlevel.checkpoint()
+        found: dict[int, _Content] = {}
+        for datarange in snapshot.overlapping(first, last):
+            try:
+                view = await self._catalog.view(snapshot, datarange)
+                for number in range(max(first, datarange.first), min(last, datarange.last) + 1):
+                    record = self._index.record(view, number - datarange.first)
+                    found[number] = _Content(record.true_size, record.mtime, record.crc32, record.extension)
+            except StoreUnavailable:
+                raise
+            except DasfsError as error:
+                log.debug("the manifest of %s %s: %s", snapshot.dataset, datarange.id, error)
+        return found
+
+
+class Invalidation:
+    """The way from one snapshot to the next for one mount. An `Update` of the catalog."""
+
+    def __init__(self, invalidator: Invalidator, before: Snapshot, after: Snapshot, stretches: list[Stretch]) -> None:
+        self._invalidator = invalidator
+        self._before = before
+        self._after = after
+        self._stretches = stretches
+        self._lives: Lives = ()
+
+    def switch(self) -> None:
+        """Give what is gone other inodes."""
+        tree, dataset = self._invalidator.tree, self._before.dataset
+        self._lives = tree.lives(dataset)
+        if self._before.dataset_id != self._after.dataset_id or self._after.deleted:
+            tree.renew(dataset, 0, MAX_NUMBER)
+            return
+        for stretch in self._stretches:
+            tree.renew(dataset, stretch.first, stretch.last)
+
+    async def settle(self) -> None:
+        """Drop what the kernel and the content hold of what is gone."""
+        directory = self._invalidator.tree.directory_inode(self._before.dataset)
+        for stretch in self._stretches:
+            for first, last in pages(stretch.first, stretch.last):
+                gone = await self._invalidator.page(self._before, first, last, self._lives)
+                for each in gone:
+                    self._invalidator.content.forget(each.inode)
+                await trio.to_thread.run_sync(_invalidate, directory, gone)
+        if self._after.deleted and directory != ROOT:
+            await trio.to_thread.run_sync(_invalidate_name, ROOT, self._before.dataset.encode())
+
+
+def _invalidate(directory: Inode, gone: list[Gone]) -> None:
+    for each in gone:
+        _invalidate_name(directory, each.name)
+        try:
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(each.inode))
+        except FileNotFoundError:
+            continue  # the usual case: the kernel does not hold it
+
+
+def _invalidate_name(directory: Inode, name: bytes) -> None:
+    try:
+        pyfuse3.invalidate_entry(pyfuse3.InodeT(directory), pyfuse3.FileNameT(name))
+    except FileNotFoundError:
+        return  # the usual case: the kernel does not hold it

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 # A request that waits holds one of pyfuse3's tasks: this many readers may be stuck before `stat` is stuck
 # too. A task costs 1 MiB of address space, and memory only once it is used.
 MAX_TASKS: Final = 1024
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # How long requests may go on after SIGTERM before they are cancelled.
 GRACE_S: Final = 2.0
 # Reads of 1 MiB instead of 128 KiB: twice as quick for one large file.
@@ -70,7 +71,21 @@ def run_mount(store: Store, options: MountOptions, *, ready: Callable[[], None])
     check_outside(options.cache_directory, mountpoint, "the cache directory")
     store.check()
     with CacheDirectory.open(options.cache_directory, mount_point=mountpoint) as directory:
-        trio.run(_serve, store, directory, mountpoint, options, ready)
+        try:
+            trio.run(_serve, store, directory, mountpoint, options, ready)
+        except BaseExceptionGroup as group:
+            raise find_cause(group) from None
+
+
+def find_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one exception of those in `group` that its user should hear of: Ctrl-C, then an error of ours."""
+    for kind in (KeyboardInterrupt, DasfsError, BaseException):
+        found: BaseException | None = group.subgroup(kind)
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        if found is not None:
+            return found
+    return group
 
 
 async def _serve(
@@ -87,18 +102,20 @@ async def _serve(
             if options.dataset is not None and await catalog.dataset(options.dataset) is None:
                 raise NotFound(f"{store.url} has no dataset {options.dataset}")
             tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset)
-            content = Content(nursery, tree, catalog, blocks)
-            catalog.subscribe(Invalidator(tree, content, catalog, index).on_change)
+            content = Content(nursery, store, remote, tree, catalog, blocks)
+            catalog.subscribe(Invalidator(tree, content, catalog, index).prepare)
             status = Status(store.url, mountpoint, _shown(options), catalog, blocks)
             operations = Operations(tree, content, status, index, options.ownership, deadline_s=options.deadline_s)
-            _mount(operations, store.url, mountpoint, options)
-            try:
-                nursery.start_soon(catalog.run)
-                nursery.start_soon(_announce, mountpoint, ready)
-                await _serve_requests()
-            finally:
-                pyfuse3.close(unmount=True)
-                nursery.cancel_scope.cancel()
+            # Before there is a mount, so that no signal can leave a dead one behind.
+            with trio.open_signal_receiver(*SIGNALS) as signals:
+                _mount(operations, store.url, mountpoint, options)
+                try:
+                    nursery.start_soon(catalog.run)
+                    nursery.start_soon(_announce, mountpoint, ready)
+                    await _serve_requests(signals)
+                finally:
+                    pyfuse3.close(unmount=True)
+                    nursery.cancel_scope.cancel()
     finally:
         index.close()
 
@@ -118,26 +135,25 @@ def _mount(operations: Operations, source: str, mountpoint: str, options: MountO
         ) from error
 
 
-async def _serve_requests() -> None:
+async def _serve_requests(signals: AsyncIterator[int]) -> None:
     """Run pyfuse3 until it is unmounted or a signal ends it."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_obey_signals, nursery.cancel_scope)
+        nursery.start_soon(_obey, signals, nursery.cancel_scope)
         await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
         nursery.cancel_scope.cancel()
 
 
-async def _obey_signals(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
-        # Beside trio's own handler: it shows the threads also when the trio thread is stuck.
-        faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
-        async for number in signals:
-            if number == signal.SIGUSR1:
-                _dump_tasks()
-                continue
-            log.info("%s: unmounting", signal.Signals(number).name)
-            pyfuse3.terminate()
-            await trio.sleep(GRACE_S)
-            scope.cancel()
+async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    # Beside trio's own handler: it shows the threads also when the trio thread is stuck.
+    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
+    async for number in signals:
+        if number == signal.SIGUSR1:
+            _dump_tasks()
+            continue
+        log.info("%s: unmounting", signal.Signals(number).name)
+        pyfuse3.terminate()
+        await trio.sleep(GRACE_S)
+        scope.cancel()
 
 
 async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:

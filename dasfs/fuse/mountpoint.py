@@ -45,7 +45,7 @@ def find_mount(path: str) -> Mounted | None:
 def is_dead(path: str) -> bool:
     """Return whether a mount stands at `path` whose process is gone."""
     try:
-        os.stat(path)
+        os.statvfs(path)  # asks the mount each time; a stat may be answered from what the kernel still knows
     except OSError as error:
         return error.errno == errno.ENOTCONN
     return False
@@ -57,7 +57,7 @@ def prepare(path: str, *, replace: bool) -> str:
     With `replace`, a dead mount is taken away first. Raises `NotFound`, `InvalidInput` (a file, or not
     empty), `AlreadyExists` (a mount stands there).
     """
-    path = os.path.abspath(path)
+    path = os.path.realpath(path)
     if is_dead(path):
         if not replace:
             raise AlreadyExists(
@@ -66,7 +66,7 @@ def prepare(path: str, *, replace: bool) -> str:
             )
         unmount(path)
     try:
-        path = os.path.realpath(path, strict=True)
+        os.stat(path)
         mounted = find_mount(path)
         if mounted is not None and mounted.file_system.startswith("fuse"):
             raise AlreadyExists(f"{mounted.source} is mounted at {path} already", hint=f"run: dasfs umount {path}")
@@ -80,6 +80,10 @@ def prepare(path: str, *, replace: bool) -> str:
         raise InvalidInput(f"the mount point {path} is not a directory") from error
     except PermissionError as error:
         raise AccessDenied(f"the mount point {path} can't be read") from error
+    except OSError as error:
+        if isinstance(error, DasfsError):
+            raise
+        raise InvalidInput(f"the mount point {path} can't be used: {error.strerror}") from error
     return path
 
 
@@ -91,12 +95,16 @@ def check_outside(path: str, mountpoint: str, what: str) -> None:
 
 
 def unmount(path: str, *, lazy: bool = True) -> None:
-    """Unmount `path`, dead or alive. Not `lazy`: only when nobody uses it.
+    """Unmount the mount of ours at `path`, dead or alive. Not `lazy`: only when nobody uses it.
 
-    Raises `InvalidInput` where nothing is mounted, `DasfsError` with what fusermount3 said.
+    Raises `InvalidInput` where there is none, `DasfsError` with what fusermount3 said.
     """
-    if find_mount(path) is None:
+    mounted = find_mount(path)
+    if mounted is None:
         raise InvalidInput(f"nothing is mounted at {path}")
+    if mounted.file_system != FILE_SYSTEM:
+        # For root, fusermount3 would take away any file system.
+        raise InvalidInput(f"what is mounted at {path} is no mount of dasfs, but {mounted.file_system}")
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", path]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

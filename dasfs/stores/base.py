@@ -121,7 +121,7 @@ class Store(ABC):
 
     @abstractmethod
     def list_prefixes(self, prefix: str) -> Iterator[str]:
-        """Yield the distinct next path segments below `prefix` (which ends in `/`), in order, without the slash.
+        """Yield the distinct next path segments below `prefix` (which ends in `/`), in key order, without it.
 
         Only segments that are followed by a `/` count: 'directories', not objects.
         """

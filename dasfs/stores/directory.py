@@ -144,9 +144,7 @@ class DirectoryStore(Store):
     def _what(self, key: str) -> str:
         return f"{self.url}/{key}"
 
-    def _write(
-        self, key: str, chunks: Iterable[bytes | memoryview], *, only_if_absent: bool = False
-    ) -> ObjectInfo:
+    def _write(self, key: str, chunks: Iterable[bytes | memoryview], *, only_if_absent: bool = False) -> ObjectInfo:
         what = self._what(key)
         with self._temporary_file(key) as (fd, temporary):
             for chunk in chunks:

@@ -63,9 +63,7 @@ class S3Store(Store):
             check=lambda answer: _check_head(answer, what),
             Key=self._bucket.full_key(key),
         )
-        return ObjectInfo(
-            key, answer["ContentLength"], clean_etag(answer, what), _utc(answer["LastModified"])
-        )
+        return ObjectInfo(key, answer["ContentLength"], clean_etag(answer, what), _utc(answer["LastModified"]))
 
     def read_into(self, key: str, offset: int, buffer: memoryview, *, etag: str | None = None) -> None:
         if buffer.nbytes:
@@ -99,9 +97,7 @@ class S3Store(Store):
         if parts and isinstance(last := parts[-1], CopyPiece) and last.length < MIN_PART_SIZE:
             # AWS refuses to copy ranges out of objects below 5 MiB.
             parts[-1] = read_piece(self._bucket, last)
-        if not parts or (
-            len(parts) == 1 and isinstance(parts[0], bytes) and piece_length(parts[0]) < FIRST_PART_SIZE
-        ):
+        if not parts or (len(parts) == 1 and isinstance(parts[0], bytes) and piece_length(parts[0]) < FIRST_PART_SIZE):
             return self._put(key, b"".join(part for part in parts if isinstance(part, bytes)))
         with MultipartUpload(self._bucket, key, self.head) as upload:
             for part in parts:
@@ -163,12 +159,12 @@ class S3Store(Store):
         return ObjectInfo(key, len(data), clean_etag(answer, what), _date_of(answer))
 
     def _list_page(self, *, policy: RetryPolicy | None = None, **parameters: Any) -> Answer:
-        def check(answer: Answer) -> None:
-            # An empty page of a proxy must not look like a log without news.
-            if "IsTruncated" not in answer:
-                raise GarbledAnswer(f"{self.url}: the answer is not a listing of an S3 store")
+        return self._bucket.request("list_objects_v2", self.url, check=self._check_listing, policy=policy, **parameters)
 
-        return self._bucket.request("list_objects_v2", self.url, check=check, policy=policy, **parameters)
+    def _check_listing(self, answer: Answer) -> None:
+        # A proxy's page must not look like a log without news.
+        if "IsTruncated" not in answer:
+            raise GarbledAnswer(f"{self.url}: the answer is not a listing of an S3 store")
 
     def _list_pages(self, **parameters: Any) -> Iterator[Answer]:
         while True:
@@ -181,9 +177,11 @@ class S3Store(Store):
     def _upload_pages(self, full_prefix: str) -> Iterator[Answer]:
         markers: dict[str, Any] = {}
         while True:
-            page = self._bucket.request("list_multipart_uploads", self.url, Prefix=full_prefix, **markers)
+            page = self._bucket.request(
+                "list_multipart_uploads", self.url, check=self._check_listing, Prefix=full_prefix, **markers
+            )
             yield page
-            if not page.get("IsTruncated"):
+            if not page["IsTruncated"]:
                 return
             markers = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 

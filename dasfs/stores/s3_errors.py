@@ -33,19 +33,13 @@ _MAX_RETRY_AFTER_S: Final = 3600.0
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; names of Ceph and MinIO where they
 # differ.
 _BY_CODE: Final[Mapping[str, Callable[[str], DasfsError]]] = {
-    "AccessDenied": lambda what: AccessDenied(
-        f"{what}: access denied", hint="the keys lack the right to do this"
-    ),
+    "AccessDenied": lambda what: AccessDenied(f"{what}: access denied", hint="the keys lack the right to do this"),
     "InvalidAccessKeyId": lambda what: AccessDenied(f"{what}: the access key is unknown", hint=_KEYS_HINT),
     "SignatureDoesNotMatch": lambda what: AccessDenied(f"{what}: the secret key is wrong", hint=_KEYS_HINT),
     "InvalidToken": lambda what: AccessDenied(f"{what}: the session token is wrong", hint=_KEYS_HINT),
     "ExpiredToken": lambda what: AccessDenied(f"{what}: the session token has expired", hint="log in again"),
-    "RequestTimeTooSkewed": lambda what: AccessDenied(
-        f"{what}: the clocks differ too much", hint=_CLOCK_HINT
-    ),
-    "NoSuchBucket": lambda what: NotFound(
-        f"{what}: there is no such bucket", hint="check its name, or make it first"
-    ),
+    "RequestTimeTooSkewed": lambda what: AccessDenied(f"{what}: the clocks differ too much", hint=_CLOCK_HINT),
+    "NoSuchBucket": lambda what: NotFound(f"{what}: there is no such bucket", hint="check its name, or make it first"),
     "NoSuchKey": lambda what: NotFound(f"{what}: there is no such object"),
     "NoSuchUpload": lambda what: Conflict(f"{what}: the upload was aborted by someone else"),
     "InvalidPart": lambda what: GarbledAnswer(f"{what}: the store lost a part of the upload"),
@@ -54,22 +48,14 @@ _BY_CODE: Final[Mapping[str, Callable[[str], DasfsError]]] = {
     "IncompleteBody": lambda what: StoreUnavailable(f"{what}: the connection was cut during the upload"),
     "RequestTimeout": lambda what: StoreUnavailable(f"{what}: the store waited too long for this machine"),
     "OperationAborted": lambda what: StoreUnavailable(f"{what}: the store is busy with another write to it"),
-    "ConditionalRequestConflict": lambda what: StoreUnavailable(
-        f"{what}: the store is busy with another write to it"
-    ),
-    "ConcurrentModification": lambda what: StoreUnavailable(
-        f"{what}: the store is busy with another write to it"
-    ),
+    "ConditionalRequestConflict": lambda what: StoreUnavailable(f"{what}: the store is busy with another write to it"),
+    "ConcurrentModification": lambda what: StoreUnavailable(f"{what}: the store is busy with another write to it"),
     "QuotaExceeded": lambda what: NoSpace(f"{what}: the store's quota is used up"),
     "XMinioStorageFull": lambda what: NoSpace(f"{what}: the store is full"),
     "EntityTooLarge": lambda what: InvalidInput(f"{what}: the object is too large for the store"),
     "NotImplemented": lambda what: Unsupported(f"{what}: the store can't do this"),
-    "PermanentRedirect": lambda what: InvalidInput(
-        f"{what}: the bucket is in another region", hint=_REGION_HINT
-    ),
-    "AuthorizationHeaderMalformed": lambda what: InvalidInput(
-        f"{what}: the region is wrong", hint=_REGION_HINT
-    ),
+    "PermanentRedirect": lambda what: InvalidInput(f"{what}: the bucket is in another region", hint=_REGION_HINT),
+    "AuthorizationHeaderMalformed": lambda what: InvalidInput(f"{what}: the region is wrong", hint=_REGION_HINT),
     "InvalidBucketName": lambda what: InvalidInput(f"{what}: the bucket's name is not allowed here"),
 }
 # For answers without a body (HEAD) and for codes that are not known.
@@ -103,9 +89,10 @@ def map_errors(what: str) -> Iterator[None]:
     except botocore_errors.ClientError as error:
         raise from_client_error(what, error) from error
     except (ResponseParserError, botocore_errors.FlexibleChecksumError) as error:
-        raise GarbledAnswer(
-            f"{what}: the answer is not one of an S3 store", hint="check the endpoint URL"
-        ) from error
+        raise GarbledAnswer(f"{what}: the answer is not one of an S3 store", hint="check the endpoint URL") from error
+    except RecursionError as error:
+        # botocore follows a bucket to its region without a bound.
+        raise InvalidInput(f"{what}: the store redirects in circles", hint=_REGION_HINT) from error
     except botocore_errors.BotoCoreError as error:
         raise _from_botocore(what, error) from error
     except (urllib3_errors.TimeoutError, TimeoutError) as error:
@@ -182,14 +169,10 @@ def _from_botocore(what: str, error: botocore_errors.BotoCoreError) -> DasfsErro
         case botocore_errors.ConnectTimeoutError() | botocore_errors.ReadTimeoutError():
             return DeadlineExceeded(f"{what}: no answer from {error.kwargs.get('endpoint_url')}")
         case botocore_errors.SSLError() if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return AccessDenied(
-                f"{what}: the certificate of the store is not trusted", hint="set AWS_CA_BUNDLE"
-            )
+            return AccessDenied(f"{what}: the certificate of the store is not trusted", hint="set AWS_CA_BUNDLE")
         case botocore_errors.EndpointConnectionError():
             endpoint = error.kwargs.get("endpoint_url")
-            return StoreUnavailable(
-                f"{what}: can't connect to {endpoint}", hint="check the network and the endpoint"
-            )
+            return StoreUnavailable(f"{what}: can't connect to {endpoint}", hint="check the network and the endpoint")
         case botocore_errors.HTTPClientError():
             return StoreUnavailable(f"{what}: the connection failed: {error}")
         case botocore_errors.IncompleteReadError() | botocore_errors.ResponseStreamingError():

@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 MAX_PARTS: Final = 10_000
 MIN_PART_SIZE: Final = 5 * MIB
 # 16 MiB makes the request's fixed cost small against its transfer. A stream's length is not known, so parts
-# grow by 16 MiB every 156 of them: the 10,000 together carry 5 TiB, the largest object, and the first 2.4 GiB
+# grow by 16 MiB every 150 of them: the 10,000 together carry 5 TiB, the largest object, and the first 2.4 GiB
 # stay cheap.
 FIRST_PART_SIZE: Final = 16 * MIB
-_PARTS_PER_STEP: Final = 156
+_PARTS_PER_STEP: Final = 150
 # Four transfers at once reach 60 % of what eight do, with half the memory.
 MAX_IN_FLIGHT: Final = 4
 _MAX_BYTES_IN_FLIGHT: Final = 256 * MIB
@@ -67,9 +67,7 @@ def split_pieces(pieces: Sequence[CopyPiece | bytes]) -> list[CopyPiece | bytes]
     full = [piece for piece in pieces if piece_length(piece)]
     for piece in full[:-1]:
         if piece_length(piece) < MIN_PART_SIZE:
-            raise InvalidInput(
-                f"a piece of {piece_length(piece)} bytes is too small: S3 needs {MIN_PART_SIZE}"
-            )
+            raise InvalidInput(f"a piece of {piece_length(piece)} bytes is too small: S3 needs {MIN_PART_SIZE}")
     for piece in full:
         parts += [piece] if isinstance(piece, bytes) else _cut_evenly(piece)
     if len(parts) > MAX_PARTS:
@@ -222,9 +220,7 @@ class MultipartUpload:
 
     def _abort(self) -> None:
         try:
-            self._bucket.request(
-                "abort_multipart_upload", self._what, Key=self._full_key, UploadId=self._upload_id
-            )
+            self._bucket.request("abort_multipart_upload", self._what, Key=self._full_key, UploadId=self._upload_id)
         except Conflict:
             return  # someone else did it
         except DasfsError as error:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from dasfs.errors import Corrupt, DeadlineExceeded, StoreUnavailable
+from dasfs.errors import Corrupt, DeadlineExceeded, ObjectChanged, StoreUnavailable
 from dasfs.stores.retry import GarbledAnswer
 from dasfs.stores.s3_bucket import Answer, Bucket, check_etag, clean_etag, is_content_md5
 from dasfs.stores.s3_errors import if_match, map_errors
@@ -48,7 +48,10 @@ class RangeRead:
             )
             with contextlib.closing(answer["Body"]):
                 check_range(answer, start, end, self._what)
-                self._etag = clean_etag(answer, self._what)
+                etag = clean_etag(answer, self._what)
+                if self._etag not in (None, etag):  # some gateways ignore If-Match
+                    raise ObjectChanged(f"{self._what}: is not the object that it was: another ETag")
+                self._etag = etag
                 for data in read_body(answer, deadline, self._what):
                     stop = self._filled + len(data)
                     self._buffer[self._filled : stop] = data
@@ -66,9 +69,7 @@ def read_whole(bucket: Bucket, key: str, max_size: int) -> bytes:
             with contextlib.closing(answer["Body"]):
                 etag = clean_etag(answer, what)
                 if _length(answer, what) > max_size:
-                    raise Corrupt(
-                        f"{what}: has {answer['ContentLength']} bytes; at most {max_size} were expected"
-                    )
+                    raise Corrupt(f"{what}: has {answer['ContentLength']} bytes; at most {max_size} were expected")
                 data = b"".join(read_body(answer, deadline, what))
         if is_content_md5(answer, etag):
             check_etag(answer, hashlib.md5(data, usedforsecurity=False).hexdigest(), what)

@@ -81,9 +81,7 @@ class SqliteStore(Store):
             if etag is not None and row.etag != etag:
                 raise ObjectChanged(f"{self._what(key)}: is not the object that it was: another ETag")
             if offset + buffer.nbytes > row.size:
-                raise Corrupt(
-                    f"{self._what(key)}: the object ends at {row.size}, before {offset + buffer.nbytes}"
-                )
+                raise Corrupt(f"{self._what(key)}: the object ends at {row.size}, before {offset + buffer.nbytes}")
             schema.read_chunks(database, row.object_id, offset, buffer.cast("B"), self._what(key))
 
     def get(self, key: str, *, max_size: int = MAX_WHOLE_OBJECT) -> bytes:
@@ -148,9 +146,7 @@ class SqliteStore(Store):
     def abort_uploads(self, prefix: str, *, before: datetime) -> int:
         start, end = _key_range(check_prefix(prefix))
         with self._pool.writing() as database:
-            stale: Sequence[Any] = database.execute(
-                schema.STALE_PENDING, (start, end, _to_ns(before))
-            ).fetchall()
+            stale: Sequence[Any] = database.execute(schema.STALE_PENDING, (start, end, _to_ns(before))).fetchall()
             for object_id, _ in stale:
                 database.execute(schema.MARK_DROPPED, (object_id,))
         for object_id, _ in stale:
@@ -183,9 +179,7 @@ class SqliteStore(Store):
             self.read_into(piece.key, offset, buffer, etag=etag)
             yield buffer
 
-    def _write(
-        self, key: str, data: Iterable[bytes | memoryview], *, only_if_absent: bool = False
-    ) -> ObjectInfo:
+    def _write(self, key: str, data: Iterable[bytes | memoryview], *, only_if_absent: bool = False) -> ObjectInfo:
         """Write an object in batches of chunks. The last goes in with the key: a small one is one commit."""
         upload = _Upload(check_key(key), self._what(key))
         last: list[bytearray] = []
@@ -194,6 +188,7 @@ class SqliteStore(Store):
                 if last:
                     with self._pool.writing() as database:
                         upload.add(database, last)
+                    upload.was_committed()
                 last = batch
             with self._pool.writing() as database:
                 if only_if_absent:
@@ -218,6 +213,8 @@ class SqliteStore(Store):
             while True:
                 with self._pool.writing() as database:
                     database.execute(schema.MARK_DROPPED, (object_id,))
+                    if database.changes() == 0:
+                        return  # it is no longer pending: dropped by someone else, or published
                     if not _delete_last_chunks(database, object_id):
                         database.execute(schema.DELETE_PENDING, (object_id,))
                         return
@@ -227,7 +224,7 @@ class _Upload:
     """An object that is being written: which id it has, how far it is, and the hash so far."""
 
     def __init__(self, key: str, what: str) -> None:
-        self.object_id: int | None = None  # as soon as something of it is committed
+        self.object_id: int | None = None
         self._key = key
         self._what = what
         self._new_id = 0
@@ -242,8 +239,6 @@ class _Upload:
             self._new_id = database.last_insert_rowid()
         elif database.execute(schema.IS_UNDER_WAY, (self._new_id,)).fetchone() is None:
             raise Conflict(f"{self._what}: the upload was aborted by someone else")
-        else:
-            self.object_id = self._new_id
         first = schema.first_chunk(self._new_id) + self._chunk_count
         self._chunk_count += len(chunks)
         self._size += sum(map(len, chunks))
@@ -253,12 +248,14 @@ class _Upload:
             self._hash.update(chunk)
         database.executemany(schema.INSERT_CHUNK, enumerate(chunks, first))
 
+    def was_committed(self) -> None:
+        """Note that the id is ours. Before its first commit SQLite may give it to another writer."""
+        self.object_id = self._new_id
+
     def publish(self, database: apsw.Connection) -> _Row:
         """Give the key to what was added."""
         row = _Row(self._new_id, self._size, self._hash.hexdigest(), time.time_ns())
-        database.execute(
-            schema.REPLACE_OBJECT, (self._key, row.object_id, row.size, row.etag, row.modified_ns)
-        )
+        database.execute(schema.REPLACE_OBJECT, (self._key, row.object_id, row.size, row.etag, row.modified_ns))
         database.execute(schema.DELETE_PENDING, (self._new_id,))
         return row
 

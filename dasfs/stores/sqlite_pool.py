@@ -71,9 +71,7 @@ class ConnectionPool:
         end = time.monotonic() + self._deadline_s
         with map_errors(self._url, self._path):
             if not self._write_lock.acquire(timeout=self._deadline_s):
-                raise DeadlineExceeded(
-                    f"{self._url}: other writers kept it locked for {self._deadline_s:g} s"
-                )
+                raise DeadlineExceeded(f"{self._url}: other writers kept it locked for {self._deadline_s:g} s")
             try:
                 with self._connection() as database:
                     database.set_busy_timeout(max(1, int((end - time.monotonic()) * 1000)))
@@ -109,7 +107,7 @@ class ConnectionPool:
         try:
             yield database
         finally:
-            if len(self._idle) >= self._max_idle:
+            if database.in_transaction or len(self._idle) >= self._max_idle:
                 database.close()
             else:
                 self._idle.append(database)
@@ -137,9 +135,7 @@ def map_errors(url: str, path: str) -> Iterator[None]:
     except apsw.Error as error:
         raise _from_apsw(url, path, error) from error
     except FileNotFoundError as error:
-        raise NotFound(
-            f"{url}: there is no such file", hint="check the path, or create the store first"
-        ) from error
+        raise NotFound(f"{url}: there is no such file", hint="check the path, or create the store first") from error
     except OSError as error:
         raise from_os_error(url, error) from error
 
@@ -158,13 +154,7 @@ def _from_apsw(url: str, path: str, error: apsw.Error) -> DasfsError:
             return AccessDenied(f"{url}: can't be opened", hint="the file and its directory must be writable")
         case apsw.NotADBError():
             return Corrupt(f"{url}: is not a SQLite database", hint="check the path")
-        case (
-            apsw.CorruptError()
-            | apsw.SQLError()
-            | apsw.FormatError()
-            | apsw.MismatchError()
-            | apsw.ConstraintError()
-        ):
+        case apsw.CorruptError() | apsw.SQLError() | apsw.FormatError() | apsw.MismatchError() | apsw.ConstraintError():
             return Corrupt(
                 f"{url}: the database is damaged: {error}",
                 hint="keep a copy; `sqlite3 FILE .recover` may help",

@@ -64,9 +64,7 @@ COMMIT;
 
 # Objects.
 SELECT_OBJECT: Final = "SELECT object_id, size, etag, modified_ns FROM object WHERE key = ?"
-REPLACE_OBJECT: Final = (
-    "INSERT OR REPLACE INTO object (key, object_id, size, etag, modified_ns) VALUES (?, ?, ?, ?, ?)"
-)
+REPLACE_OBJECT: Final = "INSERT OR REPLACE INTO object (key, object_id, size, etag, modified_ns) VALUES (?, ?, ?, ?, ?)"
 DELETE_OBJECT: Final = "DELETE FROM object WHERE key = ?"
 # A listing takes pages: no read transaction is held open while the caller thinks.
 LIST_OBJECTS: Final = """
@@ -129,9 +127,7 @@ def check_file(database: apsw.Connection, url: str) -> None:
     raise Unsupported(f"{url}: is a SQLite database of another program", hint="check the path")
 
 
-def read_chunks(
-    database: apsw.Connection, object_id: int, offset: int, buffer: memoryview, what: str
-) -> None:
+def read_chunks(database: apsw.Connection, object_id: int, offset: int, buffer: memoryview, what: str) -> None:
     """Fill `buffer` from `offset` of an object that reaches that far. Call it inside a read transaction.
 
     Raises `Corrupt` when a chunk is missing or has another length than the object's size says.

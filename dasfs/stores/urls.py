@@ -99,11 +99,7 @@ def _parse_path(text: str, scheme: Scheme, path: str) -> StoreUrl:
     if "\0" in path:
         raise InvalidInput(f"{text!r} has a zero byte in its path", hint=f"write {form}")
     if not path.startswith("/"):
-        guess = (
-            f"did you mean {scheme}://{os.path.abspath(os.path.expanduser(path))}?"
-            if path
-            else f"write {form}"
-        )
+        guess = f"did you mean {scheme}://{os.path.abspath(os.path.expanduser(path))}?" if path else f"write {form}"
         raise InvalidInput(f"{text!r} has no absolute path: three slashes are needed", hint=guess)
     if scheme is Scheme.SQLITE and path.endswith("/"):
         raise InvalidInput(f"{text!r} names no file", hint=f"write {form}")

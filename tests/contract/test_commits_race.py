@@ -20,8 +20,7 @@ def race(url: str, dataset: str) -> list[dict[str, Any]]:
     """Run the writers at once and return what each says that it did."""
     command = [sys.executable, "-m", "tests.committer", url, dataset, str(COMMITS)]
     writers = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(PROCESSES)
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(PROCESSES)
     ]
     outcomes = [writer.communicate(timeout=100) for writer in writers]
     assert [(writer.returncode, error) for writer, (_, error) in zip(writers, outcomes, strict=True)] == [

@@ -3,6 +3,8 @@
 import io
 import os
 import tarfile
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +13,7 @@ from dasfs.dataset.reader import ObjectFile
 from dasfs.dataset.verify import verify
 from dasfs.dataset.writer import CHUNK_SIZE, is_uploaded, upload
 from dasfs.errors import Corrupt, InvalidInput, NotFound, ObjectChanged
-from dasfs.stores import Store
+from dasfs.stores import ObjectInfo, Store
 from tests.datasets import add, datarange, pack, upload_only
 
 
@@ -65,6 +67,19 @@ def test_an_upload_that_breaks_off_leaves_no_tar(store: Store) -> None:
     with pytest.raises(NotFound):
         store.head(keys.tar(expected.id))
     assert not is_uploaded(store, keys, expected)
+
+
+def test_a_store_that_lost_bytes_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the store says that it has another size than what was sent, nothing is returned to be committed."""
+    real = store.put_stream
+
+    def short(key: str, chunks: Iterable[bytes | memoryview]) -> ObjectInfo:
+        info = real(key, chunks)
+        return replace(info, size=info.size - 512)
+
+    monkeypatch.setattr(store, "put_stream", short)
+    with pytest.raises(Corrupt, match="1536 bytes of it, 2048 were sent"):
+        upload_only(store, "birds", 0, [b"x"])
 
 
 def test_a_reader_sees_the_whole_object_or_says_that_it_changed(store: Store) -> None:

@@ -30,7 +30,9 @@ def log(place: Store) -> CommitLog:
     return log
 
 
-def script(monkeypatch: pytest.MonkeyPatch, place: Store, *steps: Callable[[PutIfAbsent, str, bytes], ObjectInfo]) -> None:
+def script(
+    monkeypatch: pytest.MonkeyPatch, place: Store, *steps: Callable[[PutIfAbsent, str, bytes], ObjectInfo]
+) -> None:
     """Let the next conditional puts go as `steps` say, and the ones after them as always."""
     real = place.put_if_absent
     left = list(steps)
@@ -124,9 +126,7 @@ def test_a_dataset_that_is_replaced_during_a_race_is_not_written_to(
     assert log.head().dataranges == ()
 
 
-def test_an_outage_is_told_as_an_unknown_outcome(
-    log: CommitLog, place: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_outage_is_told_as_an_unknown_outcome(log: CommitLog, place: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the store stays away longer than the deadline, the error says that the outcome is unknown."""
     script(monkeypatch, place, *[lost_before] * 1000)
     with pytest.raises(StoreUnavailable, match=r"revision 2 of birds .*'dasfs dataset log birds'"):
@@ -169,7 +169,10 @@ def refusing(place: Store) -> PutIfAbsent:
 
 @pytest.mark.parametrize("kind", [ignoring, refusing])
 def test_a_store_without_conditional_puts_works_for_one_writer(
-    kind: Callable[[Store], PutIfAbsent], place: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    kind: Callable[[Store], PutIfAbsent],
+    place: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Such a store is recognised at creation, with a warning and a note in the configuration; commits go on."""
     monkeypatch.setattr(place, "put_if_absent", kind(place))

@@ -1,7 +1,7 @@
 """`dasfs put` that ends in the middle: killed, interrupted, or with a source that goes away.
 
-Whatever happened, repeating the command puts every file exactly once, and `collect` leaves nothing that the log does
-not name.
+Whatever happened, repeating the command puts every file exactly once, and `collect` leaves nothing that the
+log does not name.
 """
 
 import contextlib

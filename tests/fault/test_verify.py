@@ -182,6 +182,17 @@ def test_a_whole_tar_of_other_content_is_told_for_each_datapoint(place: Place) -
     assert [each.first for each in place.problems()] == [10, 11, 13, 14, 15]
 
 
+def test_an_empty_datapoint_at_the_very_end_is_checked(place: Place) -> None:
+    """A damaged header behind the last byte of content is found, also after an earlier header was lost."""
+    # The first one ends where a range of 8 MiB ends, so nothing but its own header makes the second one be
+    # read.
+    snapshot = add(place.store, "fish", 0, [bytes((8 << 20) - 512), b""])
+    tar = Dataset(place.store, "fish").keys.tar(snapshot.dataranges[0].id)
+    damage(place.store, tar, 3, b"?")
+    damage(place.store, tar, (8 << 20) + 3, b"?")
+    assert told(list(verify(place.store, "fish", snapshot))) == [(0, 0), (1, 1)]
+
+
 def test_damage_everywhere_ends_with_all_of_it_told(place: Place) -> None:
     """Several problems in one datarange are all told."""
     corrupt: list[Callable[[], None]] = [

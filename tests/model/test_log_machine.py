@@ -1,5 +1,6 @@
 """Several writers with stale views on one log, against a dictionary that knows what must come out."""
 
+import itertools
 import shutil
 import tempfile
 from typing import Any
@@ -108,7 +109,7 @@ class LogMachine(RuleBasedStateMachine):
         """Replace two neighbours, as this writer sees them, by one."""
         base = self.seen[writer]
         ranges = base.dataranges if base else ()
-        pairs = [(a, b) for a, b in zip(ranges, ranges[1:], strict=False) if a.last + 1 == b.first]
+        pairs = [(a, b) for a, b in itertools.pairwise(ranges) if a.last + 1 == b.first]
         if not pairs:
             return
         left, right = data.draw(st.sampled_from(pairs))

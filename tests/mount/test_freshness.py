@@ -4,6 +4,8 @@ import errno
 import os
 from pathlib import Path
 
+import pytest
+
 from dasfs.dataset.dataset import Dataset
 from dasfs.stores import Store
 from tests import datasets
@@ -95,34 +97,53 @@ def test_a_compressed_number_that_was_written_anew_has_the_new_bytes(local_store
     wait_until(lambda: path.read_bytes() == b"n" * 5000)
 
 
-def read_or_stale(file: int, offset: int) -> bytes:
-    """Return some bytes of an open file; none where they can't be had any more."""
-    try:
-        return os.pread(file, 16, offset)
-    except OSError as error:
-        assert error.errno == errno.ESTALE
-        return b""
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_an_open_file_never_gets_another_ones_bytes(local_store: Store, mounted: Mounter, compression: str) -> None:
+    """When a number is written anew while its file is open, its reader goes on with the old bytes, others get the new."""
+    old, new = b"o" * 2_000_000, b"n" * 500_000
+    datasets.add(local_store, "set", 0, [old], compression=compression)
+    mount = mounted(local_store.url)
+    path = mount.path / "set" / name(0)
+    with path.open("rb", buffering=0) as file:
+        assert file.read(16) == old[:16]
+        Dataset(local_store, "set").delete_datarange(0, 0)
+        datasets.add(local_store, "set", 0, [new], compression=compression)
+        wait_until(lambda: path.read_bytes()[:1] == b"n")
+        assert path.stat().st_size == len(new)
+        for offset in range(0, 2_000_000, 250_000):
+            assert os.pread(file.fileno(), 16, offset) == old[:16]
+            assert in_thread(path.read_bytes) == new
+        assert in_thread(file.read) == old[16:]
 
 
-def test_an_open_file_never_gets_another_ones_bytes(local_store: Store, mounted: Mounter) -> None:
-    """When a number is written anew while its file is open, its reader has the old bytes or an error; the next, the new."""
-    old, new = (bytes([letter]) * 2_000_000 for letter in b"on")
-    for compression in ("none", "zstd"):
-        dataset = f"set-{compression}"
-        datasets.add(local_store, dataset, 0, [old], compression=compression)
-        mount = mounted(local_store.url, name=dataset, cache=mounted.directory / f"cache-{compression}")
-        path = mount.path / dataset / name(0)
-        file = os.open(path, os.O_RDONLY)
+def test_readers_see_the_old_or_the_new_content_and_no_mixture(local_store: Store, mounted: Mounter) -> None:
+    """Who reads a number again and again while it is written anew gets one whole content or the other, or `ENOENT`.
+
+    Half of the pages are taken from the kernel's memory before each read, so that a mixture would show.
+    """
+    contents = [bytes([letter]) * size for letter, size in zip(b"abcdef", (900_000, 700_000) * 3, strict=True)]
+    datasets.add(local_store, "set", 0, [contents[0]])
+    mount = mounted(local_store.url, refresh_s=0.1)
+    path = mount.path / "set" / name(0)
+    seen = []
+
+    def read() -> bytes:
         try:
-            assert os.pread(file, 16, 0) == old[:16]
-            Dataset(local_store, dataset).delete_datarange(0, 0)
-            datasets.add(local_store, dataset, 0, [new], compression=compression)
-            wait_until(lambda path=path: path.read_bytes()[:1] == b"n")  # type: ignore[misc]
-            for offset in range(0, 2_000_000, 250_000):
-                assert read_or_stale(file, offset) in (b"", old[:16])
-                assert in_thread(path.read_bytes) == new
-        finally:
-            os.close(file)
+            with path.open("rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), 300_000, 300_000, os.POSIX_FADV_DONTNEED)
+                return file.read()
+        except FileNotFoundError:
+            return b""
+
+    def read_next(expected: bytes) -> bool:
+        seen.append(read())
+        return seen[-1] == expected
+
+    for content in contents[1:]:
+        Dataset(local_store, "set").delete_datarange(0, 0)
+        datasets.add(local_store, "set", 0, [content])
+        wait_until(lambda content=content: read_next(content))  # type: ignore[misc]
+    assert set(seen) <= {b"", *contents}
 
 
 def test_a_dataset_that_was_created_anew_shows_only_what_is_new(local_store: Store, mounted: Mounter) -> None:
@@ -164,6 +185,7 @@ def test_a_listing_under_way_is_whole(local_store: Store, mounted: Mounter) -> N
         wait_until((mount.path / "set" / name(20_000)).exists)
         seen += [entry.name for entry in entries]
     assert seen == [name(number) for number in range(10_000)]
+    assert errno_of(os.stat, mount.path / "set" / name(9_999)) == errno.ENOENT
     assert mount.names("set")[-1] == name(20_009)
 
 

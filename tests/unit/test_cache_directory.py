@@ -4,24 +4,13 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from dasfs.cache.directory import CacheDirectory
 from dasfs.errors import AccessDenied, AlreadyExists, InvalidInput, NoSpace
-
-
-@contextmanager
-def file_system(path: Path, options: str) -> Iterator[Path]:
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(path)], check=True)
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
+from tests.blocks import mounted_disk
 
 
 def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
@@ -77,13 +66,13 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path, where: str) -> None:
 
 def test_a_read_only_file_system_is_refused(tmp_path: Path) -> None:
     """Where nothing can be written there can't be a cache."""
-    with file_system(tmp_path / "disk", "ro") as disk, pytest.raises(AccessDenied, match="Read-only"):
+    with mounted_disk("tmpfs", tmp_path / "disk", "ro") as disk, pytest.raises(AccessDenied, match="Read-only"):
         CacheDirectory.open(str(disk / "cache"))
 
 
 def test_a_full_file_system_is_refused(tmp_path: Path) -> None:
     """A full disk is told at the start, and nothing is left open."""
-    with file_system(tmp_path / "disk", "size=256k") as disk, pytest.raises(NoSpace, match="No space left"):
+    with mounted_disk("tmpfs", tmp_path / "disk", "size=256k") as disk, pytest.raises(NoSpace, match="No space left"):
         CacheDirectory.open(str(disk / "cache"))
 
 

@@ -222,9 +222,7 @@ def test_a_dry_run_says_and_does_not(place: Store) -> None:
     before = keys_of(place)
     said = collect(place, "birds", grace=AT_ONCE, dry_run=True)
     assert keys_of(place) == before
-    assert {each.key for each in said.garbage} == {
-        each.key for each in collect(place, "birds", grace=AT_ONCE).garbage
-    }
+    assert {each.key for each in said.garbage} == {each.key for each in collect(place, "birds", grace=AT_ONCE).garbage}
     assert len(said.garbage) == 3
 
 
@@ -299,7 +297,7 @@ def test_what_is_committed_meanwhile_stays(place: Store, monkeypatch: pytest.Mon
 
 
 def test_old_commits_go_behind_checkpoints_and_the_log_reads_on(place: Store) -> None:
-    """After commits were collected, the head is the same, for readers who know nothing and for those who fell behind."""
+    """After commits were collected, readers who know nothing and readers who fell behind see the same head."""
     log = CommitLog(place, "birds")
     history = [log.create()]
     for _ in range(8):

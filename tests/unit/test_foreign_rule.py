@@ -1,5 +1,6 @@
 """Which dataranges are live in a dataset that has no log."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_the_choice_never_overlaps_and_does_not_depend_on_order(candidates: list
     live = choose_live(candidates)
     shuffled = sorted(candidates, key=lambda each: (each.last, -each.counter))
     assert choose_live(shuffled) == live == tuple(sorted(live))
-    assert not any(overlap(a, b) for a, b in zip(live, live[1:], strict=False))
+    assert not any(overlap(a, b) for a, b in itertools.pairwise(live))
     alone = [each for each in candidates if not any(overlap(each, other) for other in candidates if other != each)]
     assert set(alone) <= set(live)
 

@@ -115,8 +115,7 @@ def reads_environment(module: Module) -> bool:
     words = {"environ", "environb", "getenv", "getenvb"}
     attributes = (node for node in ast.walk(module.tree) if isinstance(node, ast.Attribute))
     direct = any(
-        node.attr in words and isinstance(node.value, ast.Name) and node.value.id == "os"
-        for node in attributes
+        node.attr in words and isinstance(node.value, ast.Name) and node.value.id == "os" for node in attributes
     )
     return direct or any(f"os.{word}" in imports(module) for word in words)
 
@@ -205,9 +204,7 @@ def test_only_those_who_start_things_read_the_configuration() -> None:
 
 def test_only_the_command_line_and_the_configuration_read_the_environment() -> None:
     """No option hides in the middle of the code: os.environ and os.getenv stand in cli and config."""
-    assert [
-        m.name for m in MODULES if reads_environment(m) and not below(m, "dasfs.cli", "dasfs.config")
-    ] == []
+    assert [m.name for m in MODULES if reads_environment(m) and not below(m, "dasfs.cli", "dasfs.config")] == []
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,7 @@ COMMITS = st.builds(
     dataset_id=st.none() | TEXTS,
     deleted=st.booleans(),
 )
-COMMIT = Commit(
-    Revision(7), "an-id", datetime(2024, 1, 2, tzinfo=UTC), "host:1", Operation.UPLOAD, (datarange(0, 9),)
-)
+COMMIT = Commit(Revision(7), "an-id", datetime(2024, 1, 2, tzinfo=UTC), "host:1", Operation.UPLOAD, (datarange(0, 9),))
 SNAPSHOT = Snapshot(
     "birds", "id", Revision(7), datetime(2024, 1, 2, tzinfo=UTC), (datarange(0, 9), datarange(10, 11)), 12, 1
 )

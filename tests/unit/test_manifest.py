@@ -234,9 +234,7 @@ def test_block_checksums_do_not_depend_on_the_pieces(lengths: list[int]) -> None
     for length in lengths:
         checksums.update(memoryview(BYTES)[position : position + length])
         position = min(position + length, len(BYTES))
-    blocks = [
-        BYTES[at : min(at + CHECKSUM_BLOCK_SIZE, position)] for at in range(0, position, CHECKSUM_BLOCK_SIZE)
-    ]
+    blocks = [BYTES[at : min(at + CHECKSUM_BLOCK_SIZE, position)] for at in range(0, position, CHECKSUM_BLOCK_SIZE)]
     assert checksums.finish() == b"".join(zlib.crc32(block).to_bytes(4, "big") for block in blocks)
 
 

@@ -192,9 +192,7 @@ def test_damage_under_a_right_checksum(position: int, removed: int, inserted: by
     except (Corrupt, Unsupported):
         return
     assert manifest.encode() == damaged
-    assert len([manifest.original_name(k) for k in range(manifest.count)]) == len(
-        list(manifest.iter_records())
-    )
+    assert len([manifest.original_name(k) for k in range(manifest.count)]) == len(list(manifest.iter_records()))
 
 
 @given(st.binary(max_size=300))
@@ -210,9 +208,7 @@ def test_a_million_datapoints_are_checked_column_by_column() -> None:
     own = DatarangeId(DatapointNumber(0), DatapointNumber(count - 1), 1)
     records = b"".join(RECORD.pack(512 + 1024 * k, 512, 512, 0, k, 0, 0) for k in range(count))
     crcs = random.Random(1).randbytes(4 * (-(-count * 1024 // (1 << 18))))
-    whole = Manifest(
-        "data", own, count * 1024 + 1024, ("x",), records, None, (Segment(own, 0, 0, count * 1024, crcs),)
-    )
+    whole = Manifest("data", own, count * 1024 + 1024, ("x",), records, None, (Segment(own, 0, 0, count * 1024, crcs),))
     decoded = Manifest.decode(whole.encode())
     assert decoded.record(count - 1).crc32 == count - 1
     assert decoded.data_size == count * 512

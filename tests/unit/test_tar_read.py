@@ -147,9 +147,7 @@ def test_pax_times_are_rounded_down(text: str, seconds: int) -> None:
 def test_global_pax_records_hold_for_all_that_follow() -> None:
     """A global mtime is every member's, unless a member has its own."""
     archive = io.BytesIO()
-    with tarfile.open(
-        fileobj=archive, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"mtime": "77"}
-    ) as tar:
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"mtime": "77"}) as tar:
         tar.addfile(tarfile.TarInfo("00000000000000000001.txt"))
         own = tarfile.TarInfo("00000000000000000002.txt")
         own.pax_headers = {"mtime": "88"}

@@ -70,9 +70,7 @@ def test_names_must_be_datapoint_names(name: str) -> None:
     assert refusal(archive_of(name)) == f"{name}: not the name of a datapoint"
 
 
-@pytest.mark.parametrize(
-    "name", ["00000000000000000001.", "09223372036854775807.x", "./00000000000000000001.json.zst"]
-)
+@pytest.mark.parametrize("name", ["00000000000000000001.", "09223372036854775807.x", "./00000000000000000001.json.zst"])
 def test_odd_names_that_are_datapoint_names(name: str) -> None:
     """An empty extension, the highest number and a leading `./` are fine."""
     (entry,) = read_datarange(io.BytesIO(archive_of(name)))

@@ -45,9 +45,7 @@ def test_archive_is_gnu_tar_s_ustar_archive(tmp_path: Path, size: int) -> None:
     (tmp_path / NAME).write_bytes(b"x" * size)
     (tmp_path / NAME).chmod(0o644)
     as_root = ["--owner=0", "--group=0", "--numeric-owner", "--mtime=@1700000000"]
-    subprocess.run(
-        ["tar", "--format=ustar", "-b1", *as_root, "-cf", "gnu.tar", NAME], cwd=tmp_path, check=True
-    )
+    subprocess.run(["tar", "--format=ustar", "-b1", *as_root, "-cf", "gnu.tar", NAME], cwd=tmp_path, check=True)
     ours = write_tar(tmp_path / "ours.tar", {NAME: b"x" * size})
     assert ours.read_bytes() == (tmp_path / "gnu.tar").read_bytes()
 
@@ -103,9 +101,7 @@ def test_name_that_does_not_fit_is_refused(name: str) -> None:
 names = st.binary(min_size=1, max_size=100).map(lambda raw: raw.replace(b"\0", b"_").replace(b"/", b"_"))
 
 
-@given(
-    members=st.lists(st.tuples(names, st.binary(max_size=1500), st.integers(-(2**63), 2**63 - 1)), max_size=5)
-)
+@given(members=st.lists(st.tuples(names, st.binary(max_size=1500), st.integers(-(2**63), 2**63 - 1)), max_size=5))
 def test_what_is_written_is_read_back(members: list[tuple[bytes, bytes, int]]) -> None:
     """Any names, contents and times come back, each member with one header block."""
     archive = io.BytesIO()
@@ -118,7 +114,5 @@ def test_what_is_written_is_read_back(members: list[tuple[bytes, bytes, int]]) -
         (raw_name, mtime) for raw_name, _, mtime in members
     ]
     whole = archive.getvalue()
-    assert [whole[member.content_offset :][: member.size] for member in found] == [
-        content for _, content, _ in members
-    ]
+    assert [whole[member.content_offset :][: member.size] for member in found] == [content for _, content, _ in members]
     assert all(member.header_blocks == 1 for member in found)

@@ -129,7 +129,9 @@ def test_numbers_have_no_gap() -> None:
             assert (packed.first, packed.last, packed.count) == (5, 6, 2)
 
 
-@pytest.mark.parametrize(("said", "found"), [(10, 9), (10, 11), (0, 1), (5 * CHUNK_SIZE, 1), (CHUNK_SIZE * 2, CHUNK_SIZE * 2 + 1)])
+@pytest.mark.parametrize(
+    ("said", "found"), [(10, 9), (10, 11), (0, 1), (5 * CHUNK_SIZE, 1), (CHUNK_SIZE * 2, CHUNK_SIZE * 2 + 1)]
+)
 def test_a_file_that_changes_while_it_is_packed_is_noticed(said: int, found: int) -> None:
     """A file that is shorter or longer than it was said to be never gets into a datarange."""
     with DatarangeWriter("birds", NONE) as writer:
@@ -185,7 +187,10 @@ def test_a_full_disk_is_told_with_the_way_out() -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3 * CHUNK_SIZE, before[1]))
     try:
-        with DatarangeWriter("birds", NONE) as writer, pytest.raises(NoSpace, match=r"temporary file in .*; set TMPDIR"):
+        with (
+            DatarangeWriter("birds", NONE) as writer,
+            pytest.raises(NoSpace, match=r"temporary file in .*; set TMPDIR"),
+        ):
             for number in range(8):
                 writer.add(number, "bin", MTIME, bytes(CHUNK_SIZE))
     finally:

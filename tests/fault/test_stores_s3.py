@@ -1,0 +1,410 @@
+"""The S3 store against wrong places, wrong keys, no network, and servers that lie."""
+
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dasfs.errors import (
+    AccessDenied,
+    AlreadyExists,
+    Corrupt,
+    DasfsError,
+    DeadlineExceeded,
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    ObjectChanged,
+    StoreUnavailable,
+)
+from dasfs.stores import Store, StoreOptions, open_store
+from tests.ceph import Ceph, free_port
+from tests.lying_server import HTML, Answer, LyingServer, error, lying_server, ranged
+
+# Three attempts of half a second fit.
+DEADLINE_S = 1.5
+# What a busy machine may add; waiting for ever is far above it.
+SLACK_S = 1.5
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LyingServer]:
+    """A server that lies, to which boto3's environment leads."""
+    with lying_server() as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint_url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield running
+
+
+@pytest.fixture
+def liar(server: LyingServer) -> Iterator[Store]:
+    """A store on the server that lies."""
+    with open_store("s3://bucket/p", StoreOptions(deadline_s=DEADLINE_S)) as store:
+        yield store
+
+
+def read(store: Store, length: int = 10, etag: str | None = None) -> bytes:
+    buffer = bytearray(length)
+    store.read_into("a", 0, memoryview(buffer), etag=etag)
+    return bytes(buffer)
+
+
+def test_wrong_bucket(s3_environment: Ceph) -> None:
+    """A bucket that does not exist is told in one line that names it, by whatever is called first."""
+    with open_store("s3://no-such-bucket-here/p") as store:
+        for call in (store.check, store.create, lambda: store.get("a"), lambda: list(store.list(""))):
+            with pytest.raises(NotFound, match=r"no-such-bucket-here.*no such bucket") as raised:
+                call()
+            assert "\n" not in str(raised.value)
+        with pytest.raises(NotFound, match="no such bucket"):
+            store.put("a", b"")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [("AWS_ACCESS_KEY_ID", "WRONG", "access key"), ("AWS_SECRET_ACCESS_KEY", "wrong", "secret key")],
+)
+def test_wrong_keys(s3_url: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, text: str) -> None:
+    """Wrong keys are told as such, and which of the two it is; reading, writing and listing alike."""
+    monkeypatch.setenv(variable, value)
+    with open_store(s3_url) as store:
+        for call in (store.check, lambda: store.get("a"), lambda: store.put("a", b""), lambda: list(store.list(""))):
+            with pytest.raises(AccessDenied, match=text):
+                call()
+        with pytest.raises(AccessDenied):
+            store.head("a")
+
+
+def test_no_keys(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without keys, the hint names the variables."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with open_store(s3_url) as store, pytest.raises(AccessDenied, match="AWS_ACCESS_KEY_ID"):
+        store.check()
+
+
+def test_wrong_profile(s3_environment: Ceph) -> None:
+    """A profile that does not exist is named."""
+    with pytest.raises(InvalidInput, match="nobody"):
+        open_store("s3://bucket", StoreOptions(profile="nobody"))
+
+
+def test_wrong_endpoint(s3_environment: Ceph) -> None:
+    """An endpoint that is no URL is named."""
+    with pytest.raises(InvalidInput, match="not a url"):
+        open_store("s3://bucket", StoreOptions(endpoint_url="not a url"))
+
+
+def test_no_network(s3_environment: Ceph) -> None:
+    """A port that nobody listens on is `StoreUnavailable` within the deadline, and the line names it."""
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    with open_store("s3://bucket", StoreOptions(endpoint_url=endpoint, deadline_s=DEADLINE_S)) as store:
+        for call in (store.check, lambda: read(store), lambda: store.put("a", b"")):
+            start = time.monotonic()
+            with pytest.raises(StoreUnavailable, match=endpoint):
+                call()
+            assert time.monotonic() - start < DEADLINE_S + SLACK_S
+
+
+def test_listening_but_silent(s3_environment: Ceph) -> None:
+    """A server that accepts and says nothing costs the deadline, not for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with open_store("s3://bucket", StoreOptions(endpoint_url=endpoint, deadline_s=DEADLINE_S)) as store:
+            start = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                read(store)
+            assert time.monotonic() - start < DEADLINE_S + SLACK_S
+
+
+def test_page_instead_of_a_range(liar: Store, server: LyingServer) -> None:
+    """A page of HTML with status 200 is never taken for data: three tries, then `Corrupt`."""
+    server.answers = [Answer(200, {"Content-Type": "text/html"}, HTML)]
+    with pytest.raises(Corrupt):
+        read(liar, len(HTML))
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("page", [HTML, b"<html><body>well formed</body></html>"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.get("a"),
+        lambda store: store.put("a", b"1"),
+        lambda store: store.put_if_absent("a", b"1"),
+        lambda store: store.check(),
+        lambda store: list(store.list("")),
+        lambda store: list(store.list_prefixes("")),
+        lambda store: store.delete(["a"]),
+        lambda store: store.head("a"),
+        lambda store: store.abort_uploads("", before=None),
+        lambda store: store.put_stream("a", [bytes(17 << 20)]),
+    ],
+)
+def test_page_instead_of_any_answer(server: LyingServer, call: Callable[[Store], object], page: bytes) -> None:
+    """Such a page is an error for every operation: not an empty listing, not an upload that worked."""
+    server.answers = [Answer(200, {"Content-Type": "text/html"}, page)]
+    # botocore itself takes an answer that it can't parse for an internal error of the server.
+    with (
+        open_store("s3://bucket/p", StoreOptions(deadline_s=0.6)) as store,
+        pytest.raises((Corrupt, StoreUnavailable)),
+    ):
+        call(store)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ranged(b"0123456789", 5, 100),
+        ranged(b"012345678", 0, 100),
+        ranged(b"0123456789a", 0, 100),
+        Answer(206, {"ETag": '"tag"'}, b"0123456789"),
+        Answer(206, {"ETag": '"tag"', "Content-Range": "bytes */10"}, b"0123456789"),
+        Answer(200, {"ETag": '"tag"'}, b"0123456789"),
+    ],
+)
+def test_wrong_range(liar: Store, server: LyingServer, answer: Answer) -> None:
+    """An answer that is another range than the one asked for, or none, is `Corrupt`."""
+    server.answers = [answer]
+    with pytest.raises(Corrupt):
+        read(liar)
+
+
+def test_object_that_ends_before(liar: Store, server: LyingServer) -> None:
+    """A range that stops at the object's end is `Corrupt` at once: trying again can't help."""
+    server.answers = [ranged(b"01234", 0, 5)]
+    with pytest.raises(Corrupt, match="ends at 5"):
+        read(liar)
+    assert len(server.requests) == 1
+
+
+def test_cut_read_goes_on(liar: Store, server: LyingServer) -> None:
+    """A body that is cut off is continued where it stopped, pinned to the same object."""
+    server.answers = [ranged(b"0123", 0, 100, length=10), ranged(b"456789", 4, 100)]
+    assert read(liar) == b"0123456789"
+    assert [headers["Range"] for headers in server.request_headers] == ["bytes=0-9", "bytes=4-9"]
+    assert server.request_headers[1]["If-Match"] == '"tag"'
+
+
+def test_read_that_is_always_cut(liar: Store, server: LyingServer) -> None:
+    """When the body never arrives, the read fails within the deadline."""
+    server.answers = [ranged(b"", 0, 100, length=10)]
+    start = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="cut"):
+        read(liar)
+    assert time.monotonic() - start < DEADLINE_S + SLACK_S
+
+
+def test_cut_get(liar: Store, server: LyingServer) -> None:
+    """A whole object that is cut off is fetched again."""
+    body = b"0123456789"
+    etag = {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}
+    server.answers = [Answer(200, etag, b"0123", 10), Answer(200, etag, body)]
+    assert liar.get("a") == body
+
+
+def test_flipped_bit_in_get(liar: Store, server: LyingServer) -> None:
+    """Content that does not fit the MD5 in its ETag is fetched again, and is `Corrupt` if it stays so."""
+    etag = {"ETag": f'"{hashlib.md5(b"right").hexdigest()}"'}
+    server.answers = [Answer(200, etag, b"wrong"), Answer(200, etag, b"right")]
+    assert liar.get("a") == b"right"
+    server.answers = [Answer(200, etag, b"wrong")]
+    with pytest.raises(Corrupt, match="checksum"):
+        liar.get("a")
+
+
+def test_etag_of_an_upload_is_compared(liar: Store, server: LyingServer) -> None:
+    """An upload whose answer has another MD5 did not arrive as it was sent."""
+    server.answers = [Answer(200, {"ETag": f'"{hashlib.md5(b"other").hexdigest()}"'})]
+    with pytest.raises(Corrupt, match="checksum"):
+        liar.put("a", b"this")
+
+
+def test_etag_that_is_no_md5(liar: Store, server: LyingServer) -> None:
+    """An ETag of KMS encryption, or of another form, says nothing about the content."""
+    tag = hashlib.md5(b"other").hexdigest()
+    server.answers = [Answer(200, {"ETag": f'"{tag}"', "x-amz-server-side-encryption": "aws:kms"})]
+    assert liar.put("a", b"this").etag == tag
+    server.answers = [Answer(200, {"ETag": '"opaque-1"'})]
+    assert liar.put("a", b"this").etag == "opaque-1"
+
+
+def test_md5_is_sent(liar: Store, server: LyingServer) -> None:
+    """Every upload and every DeleteObjects carries Content-MD5, which any gateway checks."""
+    server.answers = [Answer(200, {"ETag": '"opaque-1"'})]
+    liar.put("a", b"hello")
+    assert server.request_headers[0]["Content-MD5"] == "XUFAKrxLKna5cZ2REBfFkg=="
+    server.answers = [
+        Answer(
+            200, {"Content-Type": "application/xml"}, b"<DeleteResult><Deleted><Key>p/a</Key></Deleted></DeleteResult>"
+        )
+    ]
+    liar.delete(["a"])
+    assert "Content-MD5" in server.request_headers[1]
+
+
+def test_retry_after_is_honoured(liar: Store, server: LyingServer) -> None:
+    """A store that asks for a pause gets it, and then the answer counts."""
+    server.answers = [error(503, "SlowDown", Retry_After="1"), Answer(200, {"ETag": '"opaque-1"'})]
+    # One second of waiting and a half for the attempt do not fit into 1.5 s.
+    with open_store("s3://bucket/p", StoreOptions(deadline_s=6)) as store:
+        store.put("a", b"1")
+    assert server.times[1] - server.times[0] >= 1
+
+
+def test_retry_after_beyond_the_deadline(liar: Store, server: LyingServer) -> None:
+    """A pause that is longer than the deadline is not waited for."""
+    server.answers = [error(503, "SlowDown", Retry_After="3600")]
+    start = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="overloaded"):
+        liar.put("a", b"1")
+    assert time.monotonic() - start < 0.5
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
+def test_trouble_passes(liar: Store, server: LyingServer, status: int) -> None:
+    """An error of the server is tried again, and the answer counts."""
+    server.answers = [error(status, "InternalError"), ranged(b"0123456789", 0, 100)]
+    assert read(liar) == b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (403, "AccessDenied", AccessDenied),
+        (403, "RequestTimeTooSkewed", AccessDenied),
+        (400, "ExpiredToken", AccessDenied),
+        (403, "QuotaExceeded", NoSpace),
+        (507, "Whatever", NoSpace),
+        (301, "PermanentRedirect", InvalidInput),
+        (400, "NeverHeardOf", DasfsError),
+        (400, "BadDigest", Corrupt),
+        (412, "PreconditionFailed", AlreadyExists),
+    ],
+)
+def test_refusals_are_translated(
+    liar: Store, server: LyingServer, status: int, code: str, expected: type[DasfsError]
+) -> None:
+    """Each refusal has its error, in one line that names the object."""
+    server.answers = [error(status, code)]
+    with pytest.raises(expected, match="s3://bucket/p/a") as raised:
+        liar.put_if_absent("a", b"1")
+    assert "\n" not in str(raised.value)
+
+
+def test_conflict_of_conditions_is_retried(liar: Store, server: LyingServer) -> None:
+    """409 says that another conditional write is under way: only the next answer tells who won."""
+    server.answers = [error(409, "ConditionalRequestConflict"), error(412, "PreconditionFailed")]
+    with pytest.raises(AlreadyExists):
+        liar.put_if_absent("a", b"1")
+    assert len(server.requests) == 2
+
+
+def test_changed_object_is_told(liar: Store, server: LyingServer) -> None:
+    """412 to a read with an ETag is `ObjectChanged`."""
+    server.answers = [error(412, "PreconditionFailed")]
+    with pytest.raises(ObjectChanged):
+        read(liar, etag="tag")
+
+
+def test_ignored_condition_is_found(liar: Store, server: LyingServer) -> None:
+    """A gateway that ignores If-Match and sends another object is found by that object's ETag."""
+    server.answers = [ranged(b"0123456789", 0, 10, etag='"other"')]
+    with pytest.raises(ObjectChanged):
+        read(liar, etag="tag")
+
+
+def test_hanging_server_meets_the_deadline(liar: Store, server: LyingServer) -> None:
+    """A server that hangs costs the deadline in every operation."""
+    server.answers = [Answer(hang=True)]
+    for call in (lambda: read(liar), lambda: liar.put("a", b"1"), lambda: list(liar.list(""))):
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            call()
+        assert time.monotonic() - start < DEADLINE_S + SLACK_S
+
+
+def test_trickling_answer_meets_the_deadline(server: LyingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that comes byte by byte, each in time, does not outlast the deadline."""
+    stop = threading.Event()
+
+    def trickle(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            head = 'HTTP/1.1 206 OK\r\nETag: "tag"\r\nContent-Range: bytes 0-999/1000\r\nContent-Length: 1000\r\n\r\n'
+            connection.sendall(head.encode())
+            while not stop.wait(0.05):
+                try:
+                    connection.sendall(b"x")
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=trickle, args=[listener])
+        thread.start()
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            with open_store("s3://bucket", StoreOptions(endpoint_url=endpoint, deadline_s=DEADLINE_S)) as store:
+                start = time.monotonic()
+                with pytest.raises(DeadlineExceeded, match="slowly"):
+                    read(store, 1000)
+                assert time.monotonic() - start < DEADLINE_S + SLACK_S
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_failed_abort_is_only_a_warning(liar: Store, server: LyingServer, caplog: pytest.LogCaptureFixture) -> None:
+    """When even the abort of a failed upload fails, the first error is raised, and a warning tells of the rest."""
+    created = b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>"
+    server.answers = [Answer(200, {"Content-Type": "application/xml"}, created), error(403, "AccessDenied")]
+
+    def chunks() -> Iterator[bytes]:
+        yield bytes(16 << 20)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        liar.put_stream("a", chunks())
+    assert any("unfinished upload" in record.message for record in caplog.records)
+    assert any(request.startswith("DELETE") for request in server.requests)
+
+
+def test_lost_answer_of_a_completion(liar: Store, server: LyingServer) -> None:
+    """When the answer to the completion was lost, the upload that is gone is found to be the object that is there."""
+    xml = {"Content-Type": "application/xml"}
+    created = b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>"
+    digest = hashlib.md5(bytes(16 << 20))
+    whole = f"{hashlib.md5(digest.digest()).hexdigest()}-1"
+    time_of = {"Last-Modified": "Fri, 20 Nov 2026 10:00:00 GMT"}
+    server.answers = [
+        Answer(200, xml, created),
+        Answer(200, {"ETag": f'"{digest.hexdigest()}"'}),
+        error(500, "InternalError"),
+        error(404, "NoSuchUpload"),
+        Answer(200, {"ETag": f'"{whole}"', **time_of}, length=16 << 20),
+    ]
+    info = liar.put_stream("a", [bytes(16 << 20)])
+    assert (info.size, info.etag) == (16 << 20, whole)
+
+
+def test_completion_of_the_wrong_size(liar: Store, server: LyingServer) -> None:
+    """A store that makes an object of another size out of the parts is found out."""
+    xml = {"Content-Type": "application/xml"}
+    created = b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>"
+    completed = b'<CompleteMultipartUploadResult><ETag>"x-1"</ETag></CompleteMultipartUploadResult>'
+    time_of = {"Last-Modified": "Fri, 20 Nov 2026 10:00:00 GMT"}
+    server.answers = [
+        Answer(200, xml, created),
+        Answer(200, {"ETag": '"opaque"'}),
+        Answer(200, xml, completed),
+        Answer(200, {"ETag": '"x-1"', **time_of}, length=5),
+    ]
+    with pytest.raises(Corrupt, match="made 5 bytes"):
+        liar.put_stream("a", [bytes(16 << 20)])
