@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Final
 
+from dasfs.dataset.spool import DEFAULT_DIRECTORY
 from dasfs.errors import AccessDenied, InvalidInput, NotFound
 from dasfs.stores.base import StoreOptions
 
@@ -44,11 +45,15 @@ class MountConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration. `store` is the URL or the name that stands where no `--store` is given."""
+    """The whole configuration. `store` is the URL or the name that stands where no `--store` is given.
+
+    `temporary_dir` is where dataranges are packed; only `TMPDIR` sets it.
+    """
 
     store: str | None = None
     stores: Mapping[str, StoreConfig] = field(default_factory=lambda: MappingProxyType({}))
     mount: MountConfig = field(default_factory=MountConfig)
+    temporary_dir: str = DEFAULT_DIRECTORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ class StoreLocation:
 
 
 def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Config:
-    """Return the configuration: files, then environment (`DASFS_STORE`, `DASFS_CACHE_DIR`).
+    """Return the configuration: files, then environment (`DASFS_STORE`, `DASFS_CACHE_DIR`,
+    `TMPDIR`).
 
     `path` (the flag `--config`) goes before `DASFS_CONFIG`. A file named by either must exist; the two
     standard files need not. Raises `InvalidInput` for a key or a value that can't be, `NotFound`,
@@ -76,6 +82,8 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> C
         config = replace(config, store=environ["DASFS_STORE"])
     if environ.get("DASFS_CACHE_DIR"):
         config = replace(config, mount=replace(config.mount, cache_dir=environ["DASFS_CACHE_DIR"]))
+    if environ.get("TMPDIR"):
+        config = replace(config, temporary_dir=environ["TMPDIR"])
     return config
 
 
@@ -96,11 +104,12 @@ def merge_file(config: Config, path: str) -> Config:
         raise AccessDenied(f"{path}: can't read the configuration: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: not a TOML file: {error}") from error
-    _check_keys(path, "", document, _names(Config))
+    _check_keys(path, "", document, ("store", "stores", "mount"))
     stores = dict(config.stores)
     for name, table in _table(path, "stores", document.get("stores", {})).items():
         stores[name] = _store(path, name, table)
-    return Config(
+    return replace(
+        config,
         store=_text(path, "store", document, config.store),
         stores=MappingProxyType(stores),
         mount=_mount(path, document, config.mount),
@@ -161,7 +170,7 @@ def _mount(path: str, document: dict[str, Any], earlier: MountConfig) -> MountCo
     )
 
 
-def _names(kind: type[Config | StoreConfig | MountConfig]) -> list[str]:
+def _names(kind: type[StoreConfig | MountConfig]) -> list[str]:
     return [each.name for each in fields(kind)]
 
 

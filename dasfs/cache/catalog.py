@@ -91,13 +91,13 @@ class Catalog:
         self._refresh_s = refresh_s
         self._only = None if only is None else check_dataset_name(only)
         self._states: dict[str, DatasetState] = {}
-        self._names: list[str] = index.list_snapshots(store.url)
         self._names_checked = float("-inf")
         self._views: OrderedDict[tuple[str, DatarangeId], ManifestView] = OrderedDict()
         self._flights: SingleFlight[tuple[str, object]] = SingleFlight(nursery)
         self._listener: Listener | None = None
         self._absent: dict[str, float] = {}
         self.problem: str | None = None
+        self._names = self._recall_names()
 
     @property
     def states(self) -> tuple[DatasetState, ...]:
@@ -166,6 +166,11 @@ class Catalog:
             return None
         state.used = now
         return state
+
+    def is_newest(self, snapshot: Snapshot) -> bool:
+        """Return whether `snapshot` is what its dataset has now, as far as is known."""
+        state = self._states.get(snapshot.dataset)
+        return state is not None and state.snapshot is snapshot
 
     async def refresh_now(self, name: str) -> DatasetState | None:
         """Ask the store for a dataset's newest snapshot, whatever the age of the one that is known."""
@@ -261,6 +266,13 @@ class Catalog:
             state = self._states[name] = DatasetState(after, used=trio.current_time())
             await self._keep(after)
         state.problem, state.refreshed_at = None, datetime.now(UTC)
+
+    def _recall_names(self) -> list[str]:
+        try:
+            return self._index.list_snapshots(self._store.url)
+        except Corrupt:
+            self.rebuild()
+            return []
 
     def _recall(self, name: str) -> DatasetState | None:
         """Begin with what an earlier mount knew of a dataset."""

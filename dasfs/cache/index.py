@@ -29,6 +29,7 @@ from dasfs.formats.compression import Codec
 from dasfs.formats.manifest import RECORD, RECORD_SIZE, Manifest, Record, Segment
 from dasfs.names import DatarangeId
 
+_CODECS = tuple(Codec)
 _PAGE_BYTES = PAGE_RECORDS * RECORD_SIZE
 # 800 pages hold 800,000 datapoints: enough for a training job's neighbourhood, little beside its own memory.
 DEFAULT_MEMORY = 800 * _PAGE_BYTES
@@ -162,7 +163,7 @@ class IndexCache:
         offset, stored_size, true_size, mtime, crc32, extension, codec = RECORD.unpack_from(
             page, place % PAGE_RECORDS * RECORD_SIZE
         )
-        return Record(offset, stored_size, true_size, mtime, crc32, view.extensions[extension], Codec(codec))
+        return Record(offset, stored_size, true_size, mtime, crc32, view.extensions[extension], _CODECS[codec])
 
     def page(self, view: ManifestView, number: int) -> bytes:
         """Return one page of raw records (1,024 of them, fewer at the end).

@@ -4,27 +4,25 @@ FUSE and threads do not survive a fork, so the background process is a new one t
 foreground. It says "ready" on a pipe; until then what it writes to stderr is ours to show.
 """
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 
-from dasfs.errors import AccessDenied, DasfsError
+from dasfs.errors import AccessDenied, DasfsError, InvalidInput, NoSpace
 
 
-def spawn(arguments: Sequence[str], log_path: str) -> None:
-    """Start `dasfs ARGUMENTS --foreground`, and return once it is ready; `log_path` is where it logs then.
+def spawn(arguments: Sequence[str]) -> None:
+    """Start `dasfs ARGUMENTS --foreground`, and return once it is ready.
 
     Raises `SystemExit` with the child's exit code where it ended before: its stderr was shown.
     """
-    try:
-        os.makedirs(os.path.dirname(log_path), mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise AccessDenied(f"{os.path.dirname(log_path)} can't be made: {error.strerror}") from error
     ready, told = os.pipe()
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", "dasfs", *arguments, "--foreground", "--ready-fd", str(told)],
+            # -P: nothing is imported from the directory where the user happens to be.
+            [sys.executable, "-P", "-m", "dasfs", *arguments, "--foreground", "--ready-fd", str(told)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[told],
@@ -44,3 +42,26 @@ def spawn(arguments: Sequence[str], log_path: str) -> None:
     if code < 0:
         raise DasfsError(f"the mount's process was ended by signal {-code}")
     raise SystemExit(code)
+
+
+def open_log(path: str) -> int:
+    """Return a descriptor that appends to the log file at `path`; its directory is made."""
+    message = f"the log file {path} can't be written"
+    hint = "give another --log-file"
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise InvalidInput(f"{message}: {error.strerror}", hint=hint) from error
+    except OSError as error:
+        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else AccessDenied
+        raise kind(f"{message}: {error.strerror}", hint=hint) from error
+
+
+def leave_parent(ready_fd: int, log: int) -> None:
+    """Say "ready" to the parent; what is said from now on goes to `log`, since nobody reads the parent's stderr."""
+    os.write(ready_fd, b"ready")
+    os.close(ready_fd)
+    os.dup2(log, sys.stderr.fileno())
+    os.dup2(log, sys.stdout.fileno())
+    os.close(log)

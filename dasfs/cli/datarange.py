@@ -22,7 +22,6 @@ from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.get import download_tar as download
 from dasfs.dataset.put import PutOptions
 from dasfs.dataset.sources import find_datarange
-from dasfs.errors import InvalidInput
 from dasfs.names import MAX_NUMBER
 
 
@@ -84,9 +83,9 @@ def upload_tar(settings: Settings, dataset: str, file: str, store: str | None, a
     """
     with opened_store(settings, store) as opened:
         target = Dataset(opened, dataset)
-        target.snapshot()
-        sources = find_datarange(file)
-        result, seconds = run_put(target, sources, PutOptions(datarange_size=MAX_NUMBER, jobs=1))
+        target.writable()
+        options = PutOptions(datarange_size=MAX_NUMBER, jobs=1, spool_dir=settings.config.temporary_dir)
+        result, seconds = run_put(target, find_datarange(file), options)
     if as_json:
         write_json(describe(dataset, result))
     else:
@@ -124,9 +123,7 @@ def delete(settings: Settings, dataset: str, numbers: NumberRange, store: str | 
     """Delete the dataranges that make up exactly FIRST-LAST."""
     with opened_store(settings, store) as opened:
         target = Dataset(opened, dataset)
-        count = sum(each.count for each in target.snapshot().overlapping(numbers.first, numbers.last))
-        if count == 0:
-            raise InvalidInput(f"dataset {dataset} has no datapoints {numbers}")
+        count = sum(each.count for each in target.whole_dataranges(numbers.first, numbers.last, target.writable()))
         confirm(f"Delete datapoints {numbers} of dataset {dataset} in {opened.url}?", yes=yes)
         target.delete_datarange(numbers.first, numbers.last)
     say(f"deleted {count_of(count, 'datapoint')}; 'dasfs collect {dataset}' frees their space after a day")

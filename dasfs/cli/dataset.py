@@ -36,8 +36,7 @@ from dasfs.cli.output import (
 from dasfs.cli.progress import Meter
 from dasfs.dataset.dataset import Dataset, dataset_names
 from dasfs.dataset.foreign import import_dataset
-from dasfs.dataset.model import DEFAULT_DATARANGE_SIZE, Commit, Configuration, Snapshot
-from dasfs.dataset.put_plan import join_spans
+from dasfs.dataset.model import DEFAULT_DATARANGE_SIZE, Commit, Configuration, Snapshot, join_spans
 from dasfs.dataset.verify import verify as verify_dataset
 from dasfs.errors import Corrupt, NotFound, Unsupported
 from dasfs.formats.compression import Compression
@@ -336,7 +335,7 @@ def clear(settings: Settings, dataset: str, store: str | None, yes: bool) -> Non
     """Remove all datapoints of a dataset."""
     with opened_store(settings, store) as opened:
         target = Dataset(opened, dataset)
-        count = target.snapshot().count
+        count = target.writable().count
         confirm(f"Remove all {count_of(count, 'datapoint')} of dataset {dataset} in {opened.url}?", yes=yes)
         target.clear()
     say(f"removed {count_of(count, 'datapoint')}; 'dasfs collect {dataset}' frees their space after a day")
@@ -351,7 +350,7 @@ def delete(settings: Settings, dataset: str, store: str | None, yes: bool) -> No
     """Delete a dataset with all its datapoints."""
     with opened_store(settings, store) as opened:
         target = Dataset(opened, dataset)
-        count = target.snapshot().count
+        count = target.writable().count
         confirm(f"Delete dataset {dataset} in {opened.url} with its {count_of(count, 'datapoint')}?", yes=yes)
         target.delete()
     say(f"deleted dataset {dataset}; 'dasfs collect {dataset}' frees its space after a day")

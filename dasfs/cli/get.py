@@ -14,7 +14,7 @@ from dasfs.cli.common import (
     opened_store,
     store_option,
 )
-from dasfs.cli.output import count_of, format_size, say
+from dasfs.cli.output import count_of, format_size, say, skipped_files
 from dasfs.cli.progress import Meter
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.fetch import DEFAULT_JOBS, Selection
@@ -71,8 +71,8 @@ def select(store: Store, dataset: str, numbers: NumberRange) -> Selection:
 
 def summarize(result: GetResult, output: str) -> str:
     """Return the line that says what was written."""
-    there = f"; {count_of(result.skipped, 'file')} were there already" if result.skipped else ""
-    return f"got {count_of(result.count, 'file')} ({format_size(result.size)}) into {output}{there}"
+    written = f"{count_of(result.count, 'file')} ({format_size(result.size)})"
+    return f"got {written} into {output}{skipped_files(result.skipped)}"
 
 
 @click.command()

@@ -12,12 +12,12 @@ from typing import Final
 import click
 
 from dasfs import config as configuration
-from dasfs.cli.background import spawn
+from dasfs.cli.background import leave_parent, open_log, spawn
 from dasfs.cli.common import STORE, Settings
 from dasfs.cli.mount_options import build_options, parse_options
 from dasfs.errors import DasfsError
 from dasfs.fuse.mount import run_mount
-from dasfs.fuse.mountpoint import is_dead, unmount
+from dasfs.fuse.mountpoint import check_outside, is_dead, unmount
 
 # How long `umount` waits for the mount's process, which closes its caches then.
 END_TIMEOUT_S: Final = 15.0
@@ -63,12 +63,14 @@ def mount(
     chosen = build_options(mountpoint, given, settings.config.mount, replace=replace)
     location = configuration.resolve_store(settings.config, store)
     log_path = os.path.abspath(log_file or os.path.join(chosen.cache_directory, "mount.log"))
+    check_outside(chosen.cache_directory, chosen.mountpoint, "the cache directory")
     if not foreground:
-        spawn(sys.argv[1:], log_path)
+        check_outside(log_path, chosen.mountpoint, "the log file")
+        spawn(sys.argv[1:])
         return
+    report = _reporter(ready_fd, log_path, f"{location.url} is mounted at {mountpoint}")
     from dasfs.stores import open_store
 
-    logging.getLogger("dasfs").setLevel(logging.INFO)
     store_options = dataclasses.replace(
         location.options,
         # The block cache has up to 48 GETs in flight, the catalog 16 calls.
@@ -77,7 +79,7 @@ def mount(
         deadline_s=min(location.options.deadline_s, chosen.deadline_s),
     )
     with open_store(location.url, store_options) as opened:
-        run_mount(opened, chosen, ready=_reporter(ready_fd, log_path, f"{location.url} is mounted at {mountpoint}"))
+        run_mount(opened, chosen, ready=report)
 
 
 @click.command()
@@ -112,19 +114,19 @@ def _open_process(path: str) -> int | None:
 
 
 def _reporter(ready_fd: int | None, log_path: str, message: str) -> Callable[[], None]:
-    """Return what tells the waiting parent, or whoever looks at the terminal, that the mount answers."""
+    """Return what tells the waiting parent, or whoever looks at the terminal, that the mount answers.
 
-    def to_parent() -> None:
-        assert ready_fd is not None
-        log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.write(ready_fd, b"ready")
-        os.close(ready_fd)
-        # What is said from now on is for the log: nobody reads the parent's pipe any more.
-        os.dup2(log, sys.stderr.fileno())
-        os.dup2(log, sys.stdout.fileno())
-        os.close(log)
+    From then on more is logged; before, a failure is one line.
+    """
+    log = None if ready_fd is None else open_log(log_path)
 
-    def to_terminal() -> None:
-        click.echo(f"{message}; end it with Ctrl-C or dasfs umount", err=True)
+    def report() -> None:
+        logging.getLogger("dasfs").setLevel(min(logging.INFO, logging.getLogger("dasfs").getEffectiveLevel()))
+        if ready_fd is None or log is None:
+            click.echo(f"{message}; end it with Ctrl-C or dasfs umount", err=True)
+        else:
+            leave_parent(ready_fd, log)
 
-    return to_terminal if ready_fd is None else to_parent
+    if ready_fd is not None:
+        os.chdir("/")  # a mount must not keep the disk busy that its user happened to be on
+    return report

@@ -24,12 +24,27 @@ def main() -> NoReturn:
     flags = [name for name, _ in options]
     if "-f" in flags:  # "fake": everything but the mount itself
         sys.exit(0)
+    sloppy = "-s" in flags
     arguments = ["mount", *places]
     for name, value in options:
         if name == "-o":
-            arguments += ["-o", value]
+            arguments += ["-o", ",".join(part for part in value.split(",") if _is_meant(part, sloppy=sloppy))]
     sys.argv[1:] = arguments
     sys.exit(run(arguments))
+
+
+def _is_meant(option: str, *, sloppy: bool) -> bool:
+    """Return whether an option is for us. mount(8) says `rw` where nobody said `ro`; with -s, it wants no refusals."""
+    if option == "rw" or not sloppy:
+        return option != "rw"
+    from dasfs.cli.mount_options import parse_options
+    from dasfs.errors import InvalidInput
+
+    try:
+        parse_options([option])
+    except InvalidInput:
+        return False
+    return True
 
 
 def _refuse(problem: str) -> int:

@@ -84,12 +84,13 @@ def _default_cache(config: MountConfig, mountpoint: str) -> str:
 
 
 def _seconds(options: dict[str, str], name: str, default: float) -> float:
+    given = options.get(name, default)
     try:
-        seconds = float(options.get(name, default))
+        seconds = float(given)
     except ValueError:
         seconds = -1.0
     if not 0.1 <= seconds <= 86_400:
-        raise InvalidInput(f"{options[name]!r} can't be {name}", hint="give seconds, from 0.1 to 86400")
+        raise InvalidInput(f"{given!r} can't be {name}", hint="give seconds, from 0.1 to 86400")
     return seconds
 
 

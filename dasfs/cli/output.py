@@ -99,3 +99,8 @@ def format_spans(spans: Sequence[tuple[int, int]], limit: int = 5) -> str:
 def count_of(count: int, noun: str) -> str:
     """Return `1 file`, `3,120 files`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def skipped_files(count: int) -> str:
+    """Return the end of a sentence that says how many files were there already, if any."""
+    return f"; {count_of(count, 'file')} {'was' if count == 1 else 'were'} there already" if count else ""

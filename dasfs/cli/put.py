@@ -13,7 +13,7 @@ from dasfs.cli.common import (
     opened_store,
     store_option,
 )
-from dasfs.cli.output import count_of, format_size, format_span, format_spans, say, write_json
+from dasfs.cli.output import count_of, format_size, format_span, format_spans, say, skipped_files, write_json
 from dasfs.cli.progress import Meter
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.model import Datarange
@@ -56,9 +56,10 @@ def put(
     """
     with opened_store(settings, store) as opened:
         target = Dataset(opened, dataset)
-        target.snapshot()  # a dataset that is not there is told before a million files are looked at
+        target.writable()  # a dataset that is not there is told before a million files are looked at
         sources = find_sources(paths, say, unpack=not no_unpack)
-        result, seconds = run_put(target, sources, PutOptions(datarange_size, jobs))
+        options = PutOptions(datarange_size, jobs, settings.config.temporary_dir)
+        result, seconds = run_put(target, sources, options)
     if as_json:
         write_json(describe(dataset, result))
     else:
@@ -100,7 +101,7 @@ class _Report:
 
 def summarize(result: PutResult, seconds: float) -> str:
     """Return the line that tells the numbers that were given."""
-    there = f"; {count_of(result.skipped, 'file')} were there already" if result.skipped else ""
+    there = skipped_files(result.skipped)
     if not result.count:
         return f"put nothing{there}"
     dataranges = count_of(len(result.dataranges), "datarange")

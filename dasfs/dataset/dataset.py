@@ -64,6 +64,19 @@ class Dataset:
             snapshot = foreign_snapshot(self.store, self.name) or snapshot
         return self.log.check_live(snapshot)
 
+    def writable(self) -> Snapshot:
+        """Return the newest snapshot, to which a commit can be added.
+
+        Raises `InvalidInput` for a dataset that has no log, and else as `snapshot` does.
+        """
+        snapshot = self.snapshot()
+        if snapshot.revision == 0:
+            raise InvalidInput(
+                f"dataset {self.name} has no log: datas3t wrote it",
+                hint=f"run 'dasfs dataset import {self.name}'",
+            )
+        return snapshot
+
     def load_manifest(self, datarange: Datarange) -> Manifest:
         """Return the manifest of one of this dataset's dataranges; where it has none, the TAR is read once.
 
@@ -85,11 +98,16 @@ class Dataset:
         return manifest
 
     def delete_datarange(self, first: int, last: int) -> Snapshot:
-        """Remove the dataranges that make up exactly `first..last`, in one commit.
+        """Remove the dataranges that make up exactly `first..last`, in one commit; see `whole_dataranges`."""
+        snapshot = self.writable()
+        inside = self.whole_dataranges(first, last, snapshot)
+        return self.log.commit(Change(Operation.DELETE, remove=tuple(each.id for each in inside)), snapshot)
+
+    def whole_dataranges(self, first: int, last: int, snapshot: Snapshot) -> tuple[Datarange, ...]:
+        """Return the dataranges that make up exactly `first..last`, but for gaps between them.
 
         Raises `InvalidInput`, naming what is there, when these are not boundaries of dataranges.
         """
-        snapshot = self._writable()
         if not 0 <= first <= last:
             raise InvalidInput(f"{first}-{last} is no range of datapoints")
         inside = snapshot.overlapping(first, last)
@@ -102,19 +120,19 @@ class Dataset:
             raise InvalidInput(
                 f"only whole dataranges can be deleted, {first}-{last} is none", hint=f"there is {there}"
             )
-        return self.log.commit(Change(Operation.DELETE, remove=tuple(each.id for each in inside)), snapshot)
+        return inside
 
     def clear(self) -> Snapshot:
         """Remove all datapoints. What was reserved stays reserved."""
-        return self.log.commit(Change(Operation.CLEAR), self._writable())
+        return self.log.commit(Change(Operation.CLEAR), self.writable())
 
     def delete(self) -> Snapshot:
         """Remove the dataset. Its log stays, so that no key is ever used twice; `collect` frees the rest."""
-        return self.log.commit(Change(Operation.DELETE, delete_dataset=True), self._writable())
+        return self.log.commit(Change(Operation.DELETE, delete_dataset=True), self.writable())
 
     def configure(self, *, compression: Compression | None = None, datarange_size: int | None = None) -> Snapshot:
         """Change what is given of the configuration, for what is written from now on."""
-        snapshot = self._writable()
+        snapshot = self.writable()
         if datarange_size is not None and datarange_size < 1:
             raise InvalidInput(f"a datarange can't have a size of {datarange_size} bytes")
         old = snapshot.configuration
@@ -124,16 +142,6 @@ class Dataset:
             datarange_size=datarange_size or old.datarange_size,
         )
         return self.log.commit(Change(Operation.CONFIGURE, configuration=configuration), snapshot)
-
-    def _writable(self) -> Snapshot:
-        """Return the newest snapshot of a dataset that has a log."""
-        snapshot = self.snapshot()
-        if snapshot.revision == 0:
-            raise InvalidInput(
-                f"dataset {self.name} has no log: datas3t wrote it",
-                hint=f"run 'dasfs dataset import {self.name}'",
-            )
-        return snapshot
 
 
 def _nearest(snapshot: Snapshot, number: int) -> str:

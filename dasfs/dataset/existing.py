@@ -19,6 +19,7 @@ from dasfs.dataset.local import Source, checksum
 from dasfs.dataset.model import Datarange, Snapshot
 from dasfs.dataset.put_plan import Existing, find_match, is_candidate, refusal
 from dasfs.dataset.sources import Sources
+from dasfs.errors import Conflict
 from dasfs.formats.manifest import Manifest
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ def drop_existing(dataset: Dataset, snapshot: Snapshot, sources: Sources) -> Sou
     and the manifests raises.
     """
     numbers = _find_numbers(dataset, snapshot, sources.numbered)
-    paths = _find_paths(dataset, snapshot, sources.unnumbered)
+    paths = _find_paths(dataset, snapshot.dataranges, _by_path(sources.unnumbered))
     if not numbers and not paths:
         return sources
     _check_same(itertools.chain(sources.numbered, sources.unnumbered), numbers, paths)
@@ -63,9 +64,39 @@ def _find_numbers(dataset: Dataset, snapshot: Snapshot, sources: Sequence[Source
     return _merge(_in_threads(look_up, wanted))
 
 
-def _find_paths(dataset: Dataset, snapshot: Snapshot, sources: Sequence[Source]) -> dict[str, Existing]:
-    """Return what is there under the original paths of `sources`."""
-    wanted = {os.fsencode(source.original): source.original for source in sources}
+class PathWatch:
+    """Notices when other writers put files under the original paths of `sources`, after a put was planned.
+
+    Each datarange that was added since `planned` is looked into once.
+    """
+
+    def __init__(self, dataset: Dataset, planned: Snapshot, sources: Sequence[Source]) -> None:
+        self._dataset = dataset
+        self._known = {each.id for each in planned.dataranges}
+        self._wanted = _by_path(sources)
+        self._taken: set[str] = set()
+
+    def add(self, datarange: Datarange) -> None:
+        """Note a datarange of our own: its paths are not taken by others."""
+        self._known.add(datarange.id)
+
+    def check(self, snapshot: Snapshot, sources: Iterable[Source]) -> None:
+        """Raise `Conflict` if another writer put any of `sources`, a part of those watched for."""
+        new = [each for each in snapshot.dataranges if each.id not in self._known]
+        self._taken |= _find_paths(self._dataset, new, self._wanted).keys()
+        self._known.update(each.id for each in new)
+        for source in sources:
+            if source.original in self._taken:
+                raise Conflict(f"{source}: {source.original!r} was put by another writer meanwhile")
+
+
+def _by_path(sources: Iterable[Source]) -> dict[bytes, str]:
+    """Return the original paths by their bytes, which is how manifests have them."""
+    return {os.fsencode(source.original): source.original for source in sources}
+
+
+def _find_paths(dataset: Dataset, dataranges: Iterable[Datarange], wanted: Mapping[bytes, str]) -> dict[str, Existing]:
+    """Return what `dataranges` hold under the original paths `wanted`."""
     if not wanted:
         return {}
 
@@ -76,7 +107,7 @@ def _find_paths(dataset: Dataset, snapshot: Snapshot, sources: Sequence[Source])
         path = manifest.names.path
         return {wanted[each]: _existing(manifest, k) for k in range(manifest.count) if (each := path(k)) in wanted}
 
-    return _merge(_in_threads(look_up, [each for each in snapshot.dataranges if each.named]))
+    return _merge(_in_threads(look_up, [each for each in dataranges if each.named]))
 
 
 def _existing(manifest: Manifest, k: int) -> Existing:

@@ -8,6 +8,7 @@ original path leads out of the directory.
 """
 
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from typing import BinaryIO
 
 from dasfs.dataset.fetch import Datapoint, Piece
 from dasfs.dataset.local import READ_SIZE, local_error
-from dasfs.errors import AlreadyExists, Corrupt, DasfsError
+from dasfs.errors import AlreadyExists, Corrupt, DasfsError, InvalidInput
 
 Progress = Callable[[int], None]
 
@@ -74,10 +75,13 @@ class Files:
         except OSError as error:
             raise local_error(error, path) from error
         record = datapoint.record
-        if status.st_size == record.true_size and not os.path.islink(path) and _checksum(path) == record.crc32:
+        regular = stat.S_ISREG(status.st_mode)  # opening a FIFO would wait for its writer
+        if regular and status.st_size == record.true_size and _checksum(path) == record.crc32:
             self.skipped += 1
             self._progress(record.true_size)
             return True
+        if not regular and not stat.S_ISLNK(status.st_mode):
+            raise InvalidInput(f"{path} is there already and is no file", hint="move it away")
         if not self._force:
             raise AlreadyExists(f"{path} is there already with another content", hint="add --force to replace it")
         self._paths[datapoint.number] = path
@@ -145,8 +149,11 @@ def _checksum(path: str) -> int:
 @contextmanager
 def whole_file(path: str, *, force: bool) -> Iterator[BinaryIO]:
     """Open a file for a `with` block that takes its name `path` only when the block ends without an error."""
-    if not force and os.path.lexists(path):
-        raise AlreadyExists(f"{path} is there already", hint="add --force to replace it")
+    if os.path.lexists(path):
+        if not os.path.isfile(path) and not os.path.islink(path):
+            raise InvalidInput(f"{path} is there already and is no file", hint="write to a file of another name")
+        if not force:
+            raise AlreadyExists(f"{path} is there already", hint="add --force to replace it")
     temporary = os.path.join(os.path.dirname(path), f".dasfs-{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:

@@ -14,6 +14,7 @@ import random
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -86,17 +87,20 @@ class CommitLog(History):
         change = replace(change, configuration=configuration, dataset_id=uuid.uuid4().hex)
         return self._append(self.replay(), change, conditional=conditional)
 
-    def commit(self, change: Change, base: Snapshot | None = None) -> Snapshot:
+    def commit(
+        self, change: Change, base: Snapshot | None = None, *, check: Callable[[Snapshot], None] | None = None
+    ) -> Snapshot:
         """Commit `change` and return the snapshot right after it.
 
         `base` is what the caller last knew; it saves reading the log anew. Raises `Conflict` when the
         change does not fit the newest snapshot, also when the dataset of `base` was replaced by another one
-        of its name.
+        of its name. `check` is called with each snapshot that the commit is about to follow, and may raise
+        `Conflict` for what it knows: nothing can come between that snapshot and the commit.
         """
         snapshot = self.head(base)
         if base is not None:
             self._check_same(base, snapshot)
-        return self._append(snapshot, change, conditional=snapshot.configuration.conditional_put)
+        return self._append(snapshot, change, conditional=snapshot.configuration.conditional_put, check=check)
 
     def reserve(self, count: int, base: Snapshot | None = None) -> range:
         """Reserve the next `count` (1 or more) numbers for the caller alone, and return them."""
@@ -105,10 +109,19 @@ class CommitLog(History):
         after = self.commit(Change(Operation.RESERVE, reserve=count), base)
         return range(after.next_number - count, after.next_number)
 
-    def _append(self, snapshot: Snapshot, change: Change, *, conditional: bool) -> Snapshot:
+    def _append(
+        self,
+        snapshot: Snapshot,
+        change: Change,
+        *,
+        conditional: bool,
+        check: Callable[[Snapshot], None] | None = None,
+    ) -> Snapshot:
         """Put the commit of `change` behind the newest revision. `snapshot` was read just now."""
         commit_id = uuid.uuid4().hex
         for attempt in range(MAX_TRIES):
+            if check is not None:
+                check(snapshot)
             now = datetime.now(UTC)
             commit = make_commit(snapshot, change, commit_id=commit_id, time=now, writer=_writer())
             if self._publish(commit, conditional=conditional):

@@ -8,7 +8,7 @@ only authority on what the log may say.
 
 import bisect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -201,7 +201,7 @@ def check(snapshot: Snapshot, change: Change) -> None:
             f"datapoints {added.first}-{added.last} overlap {kept.first}-{kept.last}, "
             f"which {snapshot.dataset} has already"
         )
-    if change.operation is Operation.AGGREGATE and _stretches(change.remove) != _stretches(d.id for d in change.add):
+    if change.operation is Operation.AGGREGATE and _spans(change.remove) != _spans(d.id for d in change.add):
         raise Conflict("an aggregate must hold exactly the datapoints of what it replaces")
     if snapshot.next_number + change.reserve > MAX_NUMBER + 1:
         raise Conflict(f"{snapshot.dataset} has no {change.reserve} numbers left below 2^63")
@@ -277,6 +277,17 @@ def find_overlap(dataranges: Sequence[Datarange]) -> tuple[Datarange, Datarange]
     return None
 
 
+def join_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return inclusive spans of numbers in ascending order, joined where they touch."""
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(spans):
+        if joined and first == joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], last)
+        else:
+            joined.append((first, last))
+    return joined
+
+
 def _first(datarange: Datarange) -> int:
     return datarange.first
 
@@ -309,20 +320,5 @@ def _first_overlap(snapshot: Snapshot, change: Change) -> tuple[Datarange, Datar
     return find_overlap(sorted(change.add, key=_first))
 
 
-def _stretches(ids: Iterable[DatarangeId]) -> list[tuple[int, int]]:
-    """Return the stretches of numbers that `ids` cover, joined where they touch."""
-    return list(_join(sorted((each.first, each.last) for each in ids)))
-
-
-def _join(stretches: list[tuple[DatapointNumber, DatapointNumber]]) -> Iterator[tuple[int, int]]:
-    start: int | None = None
-    end = -1
-    for first, last in stretches:
-        if start is not None and first == end + 1:
-            end = last
-            continue
-        if start is not None:
-            yield start, end
-        start, end = first, last
-    if start is not None:
-        yield start, end
+def _spans(ids: Iterable[DatarangeId]) -> list[tuple[int, int]]:
+    return join_spans((each.first, each.last) for each in ids)

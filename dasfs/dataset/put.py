@@ -5,8 +5,7 @@ commit, and what was committed is found again by its number, or by its original 
 
 **Concurrency:** one thread, the caller's, packs and commits; up to `jobs` others upload what is packed. Any
 number of puts may run at once on any hosts: numbers are reserved in the log before they are packed, and where
-another writer took the same numbers meanwhile, the rest is planned anew. Two puts of the same *unnumbered*
-files at the same time may both put them.
+another writer took the same numbers, or put the same original paths meanwhile, the rest is planned anew.
 """
 
 import threading
@@ -18,13 +17,14 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from dasfs.dataset.dataset import Dataset
-from dasfs.dataset.existing import drop_existing
+from dasfs.dataset.existing import PathWatch, drop_existing
 from dasfs.dataset.local import READ_SIZE, Source, open_source, read
-from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
-from dasfs.dataset.put_plan import Batch, join_spans, plan_batches
+from dasfs.dataset.model import Change, Datarange, Operation, Snapshot, join_spans
+from dasfs.dataset.put_plan import Batch, plan_batches
 from dasfs.dataset.sources import Sources
+from dasfs.dataset.spool import DEFAULT_DIRECTORY
 from dasfs.dataset.writer import DatarangeWriter, PackedDatarange, upload
-from dasfs.errors import Conflict, DasfsError, InvalidInput
+from dasfs.errors import Conflict, DasfsError
 from dasfs.names import Revision
 
 DEFAULT_JOBS: Final = 4
@@ -35,10 +35,14 @@ MAX_FUTILE_PLANS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class PutOptions:
-    """How to put. `datarange_size` in bytes of TAR; None is the dataset's. `jobs` uploads run at once."""
+    """How to put. `datarange_size` in bytes of TAR; None is the dataset's. `jobs` uploads run at once.
+
+    `spool_dir` is where dataranges are packed.
+    """
 
     datarange_size: int | None = None
     jobs: int = DEFAULT_JOBS
+    spool_dir: str = DEFAULT_DIRECTORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ class _Put:
         self._dataset = dataset
         self._options = options
         self._report = report
-        self._snapshot = _writable(dataset)
+        self._snapshot = dataset.writable()
+        self._watch = PathWatch(dataset, self._snapshot, ())
         self._dataset_id = self._snapshot.dataset_id
         self._counter = 0
         self._dataranges: list[Datarange] = []
@@ -128,6 +133,7 @@ class _Put:
         left, skipped, futile = sources, 0, 0
         while True:
             found = drop_existing(self._dataset, self._snapshot, left)
+            self._watch = PathWatch(self._dataset, self._snapshot, found.unnumbered)
             futile = futile + 1 if found.count == left.count else 0
             skipped += left.count - found.count
             self._report.planned(found, skipped)
@@ -173,7 +179,7 @@ class _Put:
     def _pack_or_finish(self, batch: Batch, pending: "deque[_Upload]") -> PackedDatarange:
         """Pack one datarange; where a source can't be packed, commit those before it first."""
         try:
-            return pack(self._dataset.name, self._snapshot, batch)
+            return pack(self._dataset.name, self._snapshot, batch, self._options.spool_dir)
         except DasfsError:
             while pending:
                 self._commit(pending)
@@ -195,11 +201,16 @@ class _Put:
         # From here on the outcome may be unknown, and nobody but `collect` may delete the objects.
         done = pending.popleft()
         done.packed.close()
+        change = Change(Operation.UPLOAD, add=(datarange,))
+        named = [source for source in done.batch.sources if source.number is None]
         try:
-            self._snapshot = self._dataset.log.commit(Change(Operation.UPLOAD, add=(datarange,)), self._snapshot)
+            self._snapshot = self._dataset.log.commit(
+                change, self._snapshot, check=lambda snapshot: self._watch.check(snapshot, named)
+            )
         except Conflict:
             self._delete(datarange)
             raise
+        self._watch.add(datarange)
         self._dataranges.append(datarange)
         self._batches.append(done.batch)
         self._report.committed(datarange)
@@ -223,19 +234,9 @@ class _Put:
         return f"{done}; repeat the same command to put the rest"
 
 
-def _writable(dataset: Dataset) -> Snapshot:
-    snapshot = dataset.snapshot()
-    if snapshot.revision == 0:
-        raise InvalidInput(
-            f"dataset {dataset.name} has no log: datas3t wrote it",
-            hint=f"run 'dasfs dataset import {dataset.name}'",
-        )
-    return snapshot
-
-
-def pack(dataset: str, snapshot: Snapshot, batch: Batch) -> PackedDatarange:
-    """Pack the sources of one datarange. Raises what reading them raises, and `NoSpace`."""
-    with DatarangeWriter(dataset, snapshot.configuration.compression) as writer:
+def pack(dataset: str, snapshot: Snapshot, batch: Batch, spool_dir: str) -> PackedDatarange:
+    """Pack the sources of one datarange in a file in `spool_dir`. Raises what reading them raises, and `NoSpace`."""
+    with DatarangeWriter(dataset, snapshot.configuration.compression, spool_dir) as writer:
         for number, source in enumerate(batch.sources, batch.first):
             name = source.original if source.number is None else None
             if source.size <= READ_SIZE:

@@ -3,7 +3,7 @@
 Pure: no I/O. What is there comes in as `Existing`; checksums are compared elsewhere.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -95,23 +95,3 @@ def plan_batches(numbered: Iterable[tuple[int, Source]], target_size: int) -> It
         end = number + 1
     if sources:
         yield Batch(first, sources)
-
-
-def join_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return inclusive spans of numbers in ascending order, joined where they touch."""
-    joined: list[tuple[int, int]] = []
-    for first, last in sorted(spans):
-        if joined and first == joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], last)
-        else:
-            joined.append((first, last))
-    return joined
-
-
-def split(sources: Iterable[Source], test: Callable[[Source], bool]) -> tuple[list[Source], list[Source]]:
-    """Return the sources that pass a test, and those that don't, each in their order."""
-    passed: list[Source] = []
-    failed: list[Source] = []
-    for source in sources:
-        (passed if test(source) else failed).append(source)
-    return passed, failed

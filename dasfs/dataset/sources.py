@@ -185,7 +185,10 @@ def _member_path(name: str) -> str:
 
 def _make_source(path: str, original: str, status: os.stat_result, member: TarMember | None = None) -> Source:
     name = original.rpartition("/")[2]
-    parsed = DatapointName.parse(name)
+    try:
+        parsed = DatapointName.parse(name)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path if member is None else original}: {error.message}", hint=error.hint) from error
     return Source(
         path=path,
         original=original,

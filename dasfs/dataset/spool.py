@@ -18,17 +18,18 @@ from dasfs.stores.base import MIB
 
 # 100 files of 10 kB for each system call.
 CHUNK_SIZE: Final = MIB
+# Not /tmp, which is often memory.
+DEFAULT_DIRECTORY: Final = "/var/tmp"
 
 
 class Spool:
     """A file that is written once from start to end, then read; computes its block checksums.
 
-    `directory` defaults to `TMPDIR`, then to `/var/tmp`: `/tmp` is often memory. Raises `NoSpace` when it
-    is full.
+    Raises `NoSpace` when `directory` is full, `NotFound` and `AccessDenied` where no file can be made in it.
     """
 
-    def __init__(self, directory: str | None = None) -> None:
-        self._directory = directory or _default_directory()
+    def __init__(self, directory: str = DEFAULT_DIRECTORY) -> None:
+        self._directory = directory
         self._checksums = BlockChecksums()
         self._buffer = bytearray()
         self._flushed = 0
@@ -85,18 +86,10 @@ class Spool:
         try:
             yield
         except OSError as error:
+            kind = _SPOOL_ERRORS.get(error.errno or 0, DasfsError)
             reason = f"can't keep a temporary file in {self._directory}: {error.strerror or error}"
-            raise _SPOOL_ERRORS.get(error.errno or 0, DasfsError)(
-                reason, hint="set TMPDIR to a directory with more room"
-            ) from error
-
-
-def _default_directory() -> str:
-    try:
-        found = tempfile.gettempdir()  # TMPDIR, or /tmp where nothing is set
-    except FileNotFoundError:
-        return "/var/tmp"
-    return "/var/tmp" if found == "/tmp" else found
+            better = "with more room" if kind is NoSpace else "that exists and can be written to"
+            raise kind(reason, hint=f"set TMPDIR to a directory {better}") from error
 
 
 _SPOOL_ERRORS: Final[dict[int, type[DasfsError]]] = {

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final, Self
 
 from dasfs.dataset.exclusive import put_new
 from dasfs.dataset.model import Datarange
-from dasfs.dataset.spool import CHUNK_SIZE, Spool
+from dasfs.dataset.spool import CHUNK_SIZE, DEFAULT_DIRECTORY, Spool
 from dasfs.errors import AlreadyExists, Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
 from dasfs.formats.compression import MAX_COMPRESSIBLE, Codec, Compression, compress
 from dasfs.formats.index import IndexEntry, encode_index
@@ -82,7 +82,7 @@ class DatarangeWriter:
     datapoint it can only be closed.
     """
 
-    def __init__(self, dataset: str, compression: Compression, spool_dir: str | None = None) -> None:
+    def __init__(self, dataset: str, compression: Compression, spool_dir: str = DEFAULT_DIRECTORY) -> None:
         self._compression = compression
         self._compresses = compression.codec is not Codec.NONE
         self._builder = ManifestBuilder(dataset)

@@ -32,6 +32,7 @@ from dasfs.fuse.mountpoint import check_outside, find_mount, prepare
 from dasfs.fuse.operations import Operations, Ownership
 from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Tree
+from dasfs.fuse.waiting import stay_awake
 from dasfs.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,8 @@ async def _serve(
             # Before there is a mount, so that no signal can leave a dead one behind.
             with trio.open_signal_receiver(*SIGNALS) as signals:
                 _mount(operations, store.url, mountpoint, options)
+                if not stay_awake():
+                    log.debug("every wait for a request sleeps")
                 try:
                     nursery.start_soon(catalog.run)
                     nursery.start_soon(_announce, mountpoint, ready)

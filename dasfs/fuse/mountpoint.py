@@ -89,7 +89,7 @@ def prepare(path: str, *, replace: bool) -> str:
 
 def check_outside(path: str, mountpoint: str, what: str) -> None:
     """Raise `InvalidInput` where `path` lies at or below `mountpoint`: the mount would wait for itself."""
-    inner = os.path.realpath(path)
+    inner, mountpoint = os.path.realpath(path), os.path.realpath(mountpoint)
     if os.path.commonpath([inner, mountpoint]) == mountpoint:
         raise InvalidInput(f"{what} {inner} lies below the mount point {mountpoint}", hint="put it elsewhere")
 

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 CONTROL_NAME: Final = ".dasfs"
 STATUS_NAME: Final = "status.json"
+# As many as readers that may be between their lookup and their open.
+MAX_LOOKED_UP: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Tree:
         self._only = only
         self._inodes = InodeTable()
         self._mounted_at = mounted_at
+        # What is looked up is opened next.
+        self._looked_up: dict[int, Located] = {}
 
     def directory_inode(self, dataset: str) -> Inode:
         return ROOT if dataset == self._only else self._inodes.directory(dataset)
@@ -119,6 +123,9 @@ class Tree:
 
     def peek(self, inode: int) -> Located | None:
         """Return what `locate` would, if everything needed is in memory; else None. Never waits."""
+        located = self._looked_up.get(inode)
+        if located is not None and self._catalog.is_newest(located.snapshot):
+            return located
         place = self._inodes.find_datapoint(inode)
         return self._peek(place) if place is not None and self._inodes.is_current(place) else None
 
@@ -129,7 +136,12 @@ class Tree:
         if dataset is None or parsed is None:
             return None
         located = self._peek(DatapointPlace(dataset, parsed.number))
-        return located if located is not None and located.record.extension == parsed.extension else None
+        if located is None or located.record.extension != parsed.extension:
+            return None
+        if len(self._looked_up) >= MAX_LOOKED_UP:
+            self._looked_up.clear()
+        self._looked_up[located.inode] = located
+        return located
 
     async def lookup(self, parent: int, name: str) -> Attributes | None:
         """Return the attributes of `name` in the directory `parent`, or None where it is not."""

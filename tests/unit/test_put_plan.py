@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from dasfs.dataset.fetch import Datapoint, find_gaps, plan_windows
 from dasfs.dataset.local import Source
-from dasfs.dataset.model import Datarange, Snapshot
-from dasfs.dataset.put_plan import Existing, find_match, is_candidate, join_spans, plan_batches, refusal
+from dasfs.dataset.model import Datarange, Snapshot, join_spans
+from dasfs.dataset.put_plan import Existing, find_match, is_candidate, plan_batches, refusal
 from dasfs.formats.compression import Codec
 from dasfs.formats.manifest import Record
 from dasfs.names import DatapointNumber, DatarangeId
