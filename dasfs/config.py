@@ -47,7 +47,7 @@ class MountConfig:
 class Config:
     """The whole configuration. `store` is the URL or the name that stands where no `--store` is given.
 
-    `temporary_dir` is where dataranges are packed; only `TMPDIR` sets it.
+    `temporary_dir` is where dataranges are packed.
     """
 
     store: str | None = None
@@ -104,15 +104,15 @@ def merge_file(config: Config, path: str) -> Config:
         raise AccessDenied(f"{path}: can't read the configuration: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: not a TOML file: {error}") from error
-    _check_keys(path, "", document, ("store", "stores", "mount"))
+    _check_keys(path, "", document, _names(Config))
     stores = dict(config.stores)
     for name, table in _table(path, "stores", document.get("stores", {})).items():
         stores[name] = _store(path, name, table)
-    return replace(
-        config,
+    return Config(
         store=_text(path, "store", document, config.store),
         stores=MappingProxyType(stores),
         mount=_mount(path, document, config.mount),
+        temporary_dir=_text(path, "temporary_dir", document, None) or config.temporary_dir,
     )
 
 
@@ -125,9 +125,9 @@ def resolve_store(config: Config, store: str | None) -> StoreLocation:
     wanted = store or config.store
     if not wanted:
         raise InvalidInput("no store is given", hint="use --store URL or NAME, or set DASFS_STORE")
-    if "://" in wanted:
-        return StoreLocation(wanted, StoreOptions())
     known = config.stores.get(wanted)
+    if known is None and ":" in wanted:
+        return StoreLocation(wanted, StoreOptions())
     if known is None:
         raise InvalidInput(f"{wanted!r} is neither the URL nor the name of a store", hint=_store_hint(config, wanted))
     options = StoreOptions(endpoint_url=known.endpoint_url, profile=known.profile, region=known.region)
@@ -170,7 +170,7 @@ def _mount(path: str, document: dict[str, Any], earlier: MountConfig) -> MountCo
     )
 
 
-def _names(kind: type[StoreConfig | MountConfig]) -> list[str]:
+def _names(kind: type[Config | StoreConfig | MountConfig]) -> list[str]:
     return [each.name for each in fields(kind)]
 
 

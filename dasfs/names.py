@@ -30,7 +30,7 @@ def check_dataset_name(name: str) -> str:
     """Return `name`; raise `InvalidInput` if it can't name a dataset."""
     if not _DATASET.fullmatch(name) or len(name) > MAX_DATASET_NAME:
         raise InvalidInput(
-            f"{name!r} can't name a dataset",
+            f"{name[: MAX_DATASET_NAME + 1]!r} can't name a dataset",
             hint=f"use letters, digits, '_' and '-', at most {MAX_DATASET_NAME}",
         )
     return name
@@ -58,7 +58,9 @@ class DatapointName:
             return None
         number, extension = int(match[1]), match[2]
         if number > MAX_NUMBER:
-            raise InvalidInput(f"{name}: the number is above {MAX_NUMBER} (2^63-1), the highest a datapoint can have")
+            raise InvalidInput(
+                f"{name[:100]}: the number is above {MAX_NUMBER} (2^63-1), the highest a datapoint can have"
+            )
         check_extension(extension)
         return cls(DatapointNumber(number), extension)
 
@@ -70,7 +72,9 @@ def check_extension(extension: str) -> str:
     bytes of a file name arrive as surrogates (PEP 383) and leave the same way.
     """
     if "/" in extension or "\0" in extension or len(extension.encode("utf-8", "surrogateescape")) > MAX_EXTENSION:
-        raise InvalidInput(f"{extension!r} can't be an extension", hint=f"at most {MAX_EXTENSION} bytes, no slash")
+        raise InvalidInput(
+            f"{extension[: MAX_EXTENSION + 1]!r} can't be an extension", hint=f"at most {MAX_EXTENSION} bytes, no slash"
+        )
     return extension
 
 

@@ -13,13 +13,17 @@ HTML = b"<!DOCTYPE html><html><body>Please log in to the <b>hotel</b> network<br
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer. `length` is what Content-Length says when it is not the truth; `hang` means to say nothing."""
+    """One answer. `length` is what Content-Length says when it is not the truth; `hang` means to say nothing.
+
+    `slow` means to read the body of the request at 320 KiB a second.
+    """
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     length: int | None = None
     hang: bool = False
+    slow: bool = False
 
 
 @dataclass(slots=True)
@@ -50,8 +54,12 @@ def lying_server() -> Iterator[LyingServer]:
             self.state.times.append(time.monotonic())
             self.state.requests.append(f"{self.command} {self.path}")
             self.state.request_headers.append(dict(self.headers.items()))
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             answer = self.state.take()
+            left = int(self.headers.get("Content-Length", 0))
+            while answer.slow and left and not released.wait(timeout=0.05):
+                data = self.rfile.read(min(left, 16384))
+                left = left - len(data) if data else 0
+            self.rfile.read(left)
             if answer.hang:
                 released.wait(timeout=30)
                 self.close_connection = True

@@ -121,7 +121,7 @@ class Mount:
         """Return once the mount answers; fail with its log where its process ends before."""
 
         def answers() -> bool:
-            assert self.process.poll() is None, f"the mount ended: {self.log}"
+            assert self.process.poll() is None, f"the mount ended: {self.log[-3000:]}"
             try:
                 return self.status()["pid"] == self.process.pid
             except OSError:
@@ -139,7 +139,7 @@ class Mount:
     def stop(self) -> None:
         """End the mount as `systemctl stop` does, and check that it ended well."""
         self.signal(signal.SIGTERM)
-        assert self.wait() == 0, self.log
+        assert self.wait() == 0, self.log[-3000:]
         assert find_mount(str(self.path)) is None
 
     def take_away(self) -> None:
@@ -153,7 +153,7 @@ class Mount:
                 self.process.kill()
                 self.process.wait()
                 detach(self.path)
-                pytest.fail(f"the mount did not end:\n{self.log}")
+                pytest.fail(f"the mount did not end:\n{self.log[-3000:]}")
         detach(self.path)
 
     def check_log(self) -> None:
@@ -163,7 +163,7 @@ class Mount:
             for line in self.log.splitlines()
             if _BAD_LINE.match(line) and not any(re.search(pattern, line) for pattern in self.warnings)
         ]
-        assert not unexpected, f"unexpected lines in the mount's log:\n{self.log}"
+        assert not unexpected, f"unexpected in {self.log_path}:\n" + "\n".join(unexpected[:10])
 
 
 def detach(path: Path) -> None:
@@ -192,8 +192,8 @@ class Mounter:
     ) -> Mount:
         """Mount a store in the foreground and return once it answers.
 
-        `warnings` are patterns of the warnings that the test provokes; `arguments` and `options` (as of `-o`) are given to
-        `dasfs mount` as they are.
+        `warnings` are patterns of the warnings that the test provokes; `arguments` and `options` (as of `-o`) are
+        given to `dasfs mount` as they are.
         """
         path = self.directory / name
         path.mkdir(exist_ok=True)

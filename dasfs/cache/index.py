@@ -104,15 +104,11 @@ class IndexCache:
         manifest_id, tar_size, named, extensions = row
         with translated(self._path):
             segments = tuple(_segment(*found) for found in self._reader.execute(sql.FIND_SEGMENTS, (manifest_id,)))
-        return ManifestView(
-            self._generation,
-            manifest_id,
-            datarange,
-            tar_size,
-            bool(named),
-            tuple(json.loads(extensions)),
-            segments,
-        )
+        try:
+            names = tuple(json.loads(extensions))
+        except (TypeError, ValueError) as error:
+            raise self._damaged() from error
+        return ManifestView(self._generation, manifest_id, datarange, tar_size, bool(named), names, segments)
 
     def save_manifest(self, dataset_id: str, manifest: Manifest) -> None:
         """Keep a manifest; whole or not at all. Keeping one that is there changes nothing."""
@@ -163,7 +159,10 @@ class IndexCache:
         offset, stored_size, true_size, mtime, crc32, extension, codec = RECORD.unpack_from(
             page, place % PAGE_RECORDS * RECORD_SIZE
         )
-        return Record(offset, stored_size, true_size, mtime, crc32, view.extensions[extension], _CODECS[codec])
+        try:
+            return Record(offset, stored_size, true_size, mtime, crc32, view.extensions[extension], _CODECS[codec])
+        except IndexError as error:
+            raise self._damaged() from error
 
     def page(self, view: ManifestView, number: int) -> bytes:
         """Return one page of raw records (1,024 of them, fewer at the end).
@@ -180,7 +179,10 @@ class IndexCache:
         row = self._row(sql.LOAD_RECORDS, (page_id,))
         if row is None:
             raise NotFound("the manifest was dropped from the index cache")
-        page = self._pages[page_id] = unpack_page(row[0])
+        page = unpack_page(row[0])
+        if len(page) != min(PAGE_RECORDS, view.count - number * PAGE_RECORDS) * RECORD_SIZE:
+            raise self._damaged()
+        self._pages[page_id] = page
         if len(self._pages) > self._max_pages:
             self._pages.popitem(last=False)
         return page
@@ -192,8 +194,14 @@ class IndexCache:
         row = self._row(sql.LOAD_NAMES, ((view.manifest_id << 32) + place // PAGE_RECORDS,))
         if row is None:
             return None
-        names: list[str | None] = json.loads(zstandard.decompress(row[0]))
-        return names[place % PAGE_RECORDS]
+        try:
+            names: list[str | None] = json.loads(zstandard.decompress(row[0]))
+            return names[place % PAGE_RECORDS]
+        except (LookupError, TypeError, ValueError, zstandard.ZstdError) as error:
+            raise self._damaged() from error
+
+    def _damaged(self) -> Corrupt:
+        return Corrupt(f"the cache database {self._path} is damaged")
 
     def _row(self, statement: str, values: tuple[str | int, ...]) -> tuple[Any, ...] | None:
         with translated(self._path):

@@ -30,7 +30,10 @@ def pack_page(records: bytes) -> bytes:
 def unpack_page(page: bytes) -> bytes:
     """Return the records of a stored page. Raises `Corrupt`: zstd's own checksum guards the page."""
     try:
-        columns = _decompressor().decompress(page, max_output_size=PAGE_RECORDS * RECORD_SIZE)
+        # zstd takes as much memory as a frame says that it needs.
+        if not 0 <= zstandard.frame_content_size(page) <= PAGE_RECORDS * RECORD_SIZE:
+            raise Corrupt("a page of the index cache has an impossible size")
+        columns = _decompressor().decompress(page)
     except zstandard.ZstdError as error:
         raise Corrupt("a page of the index cache is damaged") from error
     count, rest = divmod(len(columns), RECORD_SIZE)

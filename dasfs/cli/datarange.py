@@ -72,7 +72,7 @@ def list_dataranges(settings: Settings, dataset: str, store: str | None, as_json
 
 @datarange.command()
 @dataset_argument
-@click.argument("file", type=click.Path(), metavar="FILE")
+@click.argument("file", type=click.Path(readable=False), metavar="FILE")
 @store_option
 @json_option
 @click.pass_obj

@@ -5,33 +5,33 @@
     2  wrong usage: what was given can't be right, whatever is in the store
     130  interrupted by Ctrl-C (128 + SIGINT)
 
-Little is imported here, and the rest inside `run`, so that Ctrl-C while Python still loads is one line as
-well.
+Only what Python has loaded by itself is imported here, and the rest inside `run`, so that Ctrl-C while Python still
+loads is one line as well.
 """
 
+import errno
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the command that the process was started with, and exit."""
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code. Nothing is raised; errors are told on stderr."""
     debug = "--debug" in arguments
+    _fill_streams()
     try:
         from dasfs.cli.app import invoke
 
-        code = invoke(list(arguments))
+        code = invoke(arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt as error:
@@ -45,10 +45,22 @@ def run(arguments: Sequence[str]) -> int:
         )
     except BrokenPipeError:
         # Whoever read our output has left, as `head` does: nothing to say, and nowhere to say it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_FAILED
     except Exception as error:  # noqa: BLE001 - the last door: a user never sees a traceback that was not asked for
         return _explain(error, debug)
+
+
+def _fill_streams() -> None:
+    """Open /dev/null where the process was started with a standard stream closed, which Python leaves as None."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def _drop_output() -> None:
+    """Throw away what stands in the buffer of stdout, so that Python does not try to write it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: Exception, debug: bool) -> int:
@@ -66,6 +78,10 @@ def _explain(error: Exception, debug: bool) -> int:
         return _tell(error, debug, error.exit_code, error.format_message())
     if isinstance(error, click.Abort):
         return _tell(error, debug, EXIT_FAILED, "not confirmed; nothing was changed")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        # What fills up elsewhere is a DasfsError: this is `dasfs ... > FILE`.
+        _drop_output()
+        return _tell(error, debug, EXIT_FAILED, f"can't write the output: {error.strerror}")
     if isinstance(error, MemoryError):
         return _tell(error, debug, EXIT_FAILED, "out of memory; use fewer --jobs or smaller dataranges")
     hint = "run 'dasfs --debug ...' for the traceback"

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from dasfs.cli.output import say
+from dasfs.cli.output import format_size, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -52,7 +52,9 @@ class Meter:
 
     def _draw(self) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=min(self._done, self._total), total=self._total)
+            speed = self._bar.tasks[0].speed
+            rate = "" if speed is None else f"{format_size(speed)}/s"
+            self._bar.update(self._task, completed=min(self._done, self._total), total=self._total, rate=rate)
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -67,20 +69,20 @@ class Meter:
             Progress,
             TextColumn,
             TimeRemainingColumn,
-            TransferSpeedColumn,
         )
 
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            # rich's own column has decimal units only.
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
             expand=True,
         )
-        self._task = self._bar.add_task(self._title, total=self._total)
+        self._task = self._bar.add_task(self._title, total=self._total, rate="")
         self._bar.start()
 
     def __exit__(

@@ -24,7 +24,7 @@ from dasfs.dataset.sources import Sources, find_sources
 
 @click.command()
 @dataset_argument
-@click.argument("paths", nargs=-1, required=True, type=click.Path(), metavar="PATH...")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(readable=False), metavar="PATH...")
 @store_option
 @click.option("--datarange-size", type=SIZE, metavar="SIZE", help="Size of a datarange. Default: the dataset's.")
 @click.option(

@@ -25,7 +25,7 @@ from dasfs.dataset.exclusive import PROBE
 from dasfs.dataset.listing import Listing, covers, group_objects
 from dasfs.dataset.log import CommitLog
 from dasfs.dataset.model import Commit, Snapshot
-from dasfs.errors import Corrupt, InvalidInput, NotFound, Unsupported
+from dasfs.errors import Conflict, Corrupt, InvalidInput, NoSpace, NotFound, Unsupported
 from dasfs.names import DatarangeId, DatasetKeys, Revision
 from dasfs.stores.base import ObjectInfo, Store
 
@@ -160,8 +160,10 @@ def collect(store: Store, dataset: str, *, grace: Grace | None = None, dry_run: 
     if grace.log < grace.removed:
         raise InvalidInput("the grace period of the log can't be shorter than that of removed dataranges")
     log = CommitLog(store, dataset)
-    now = datetime.now(UTC) if dry_run else _store_time(store, log.keys)
-    objects = list(store.list(log.keys.root))
+    if dry_run:
+        now, objects = datetime.now(UTC), list(store.list(log.keys.root))
+    else:
+        now, objects = _list(store, log.keys)
     snapshot = log.replay()
     if snapshot.revision == 0:
         raise NotFound(f"there is no log of dataset {dataset} in {store.url}: nothing is known to be garbage")
@@ -180,14 +182,24 @@ def collect(store: Store, dataset: str, *, grace: Grace | None = None, dry_run: 
     return CollectReport(tuple(deleted), unknown, aborted)
 
 
-def _store_time(store: Store, keys: DatasetKeys) -> datetime:
-    """Return the time by the store's own clock, which the times of its objects are of."""
+def _list(store: Store, keys: DatasetKeys) -> tuple[datetime, list[ObjectInfo]]:
+    """Return the time and all objects of the dataset.
+
+    The time is by the store's own clock, and as listings have it: `head` of S3 leaves out the milliseconds, by which
+    it would be before that of what was just written. On a store that is full it is by the clock of this machine.
+    """
     key = f"{keys.root}{PROBE}{uuid.uuid4().hex}"
     try:
         store.put(key, b"time")
-        return store.head(key).modified
+        objects = list(store.list(keys.root))
+    except NoSpace:
+        return datetime.now(UTC), list(store.list(keys.root))  # a collector makes room
     finally:
         store.delete([key])
+    own = [info for info in objects if info.key == key]
+    if not own:
+        raise Conflict(f"{key} is gone already: another collector is at work", hint="try again")
+    return own[0].modified, [info for info in objects if info is not own[0]]
 
 
 def _plan_probes(keys: DatasetKeys, objects: Iterable[ObjectInfo], now: datetime, grace: Grace) -> Iterator[Garbage]:

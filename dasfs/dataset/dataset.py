@@ -112,7 +112,7 @@ class Dataset:
             raise InvalidInput(f"{first}-{last} is no range of datapoints")
         inside = snapshot.overlapping(first, last)
         if not inside:
-            raise InvalidInput(f"{self.name} has no datapoints {first}-{last}", hint=_nearest(snapshot, first))
+            raise InvalidInput(f"dataset {self.name} has no datapoints {first}-{last}", hint=_nearest(snapshot, first))
         if (inside[0].first, inside[-1].last) != (first, last):
             there = f"{inside[0].first}-{inside[0].last}"
             if len(inside) > 1:

@@ -113,7 +113,8 @@ class Files:
     def close(self) -> None:
         """Drop the file that was begun but not finished."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # on a full disk, what stands in its buffer
+                self._file.close()
         if self._temporary:
             with suppress(OSError):
                 os.unlink(self._temporary)

@@ -101,7 +101,12 @@ def _check_candidate(
         return known
     manifest = build_manifest(store, keys, datarange, progress)
     encoded = manifest.encode()
-    put_new(store, keys.manifest(datarange), encoded)
+    try:
+        put_new(store, keys.manifest(datarange), encoded)
+    except AlreadyExists:
+        # Another import is at work; of one TAR, all make the same manifest.
+        if store.get(keys.manifest(datarange)) != encoded:
+            raise
     return replace(_with_manifest(found, manifest), manifest_size=len(encoded))
 
 

@@ -24,7 +24,7 @@ from dasfs.dataset.put_plan import Batch, plan_batches
 from dasfs.dataset.sources import Sources
 from dasfs.dataset.spool import DEFAULT_DIRECTORY
 from dasfs.dataset.writer import DatarangeWriter, PackedDatarange, upload
-from dasfs.errors import Conflict, DasfsError
+from dasfs.errors import Conflict, DasfsError, NoSpace
 from dasfs.names import Revision
 
 DEFAULT_JOBS: Final = 4
@@ -177,13 +177,20 @@ class _Put:
             self._discard(pending)
 
     def _pack_or_finish(self, batch: Batch, pending: "deque[_Upload]") -> PackedDatarange:
-        """Pack one datarange; where a source can't be packed, commit those before it first."""
+        """Pack one datarange; where that fails, commit those before it first, which makes room on a full disk."""
         try:
-            return pack(self._dataset.name, self._snapshot, batch, self._options.spool_dir)
-        except DasfsError:
+            return self._pack(batch)
+        except DasfsError as error:
+            if not pending:
+                raise
             while pending:
                 self._commit(pending)
-            raise
+            if not isinstance(error, NoSpace):
+                raise
+        return self._pack(batch)
+
+    def _pack(self, batch: Batch) -> PackedDatarange:
+        return pack(self._dataset.name, self._snapshot, batch, self._options.spool_dir)
 
     def _upload(self, packed: PackedDatarange, size: int, counter: int) -> Datarange:
         share = size / packed.tar_size
@@ -208,7 +215,7 @@ class _Put:
                 change, self._snapshot, check=lambda snapshot: self._watch.check(snapshot, named)
             )
         except Conflict:
-            self._delete(datarange)
+            self._delete([datarange])
             raise
         self._watch.add(datarange)
         self._dataranges.append(datarange)
@@ -219,18 +226,20 @@ class _Put:
         """Free what was packed but not committed, and delete what was uploaded whole; see `collect`."""
         for each in pending:
             each.packed.close()
-            if not each.future.cancelled() and each.future.exception() is None:
-                self._delete(each.future.result())
+        futures = [each.future for each in pending if not each.future.cancelled()]
+        self._delete([future.result() for future in futures if future.exception() is None])
 
-    def _delete(self, datarange: Datarange) -> None:
-        """Delete what was uploaded and will surely never be committed."""
+    def _delete(self, dataranges: Sequence[Datarange]) -> None:
+        """Delete what was uploaded and will surely never be committed: with one call, as the store may be away."""
         keys = self._dataset.keys
-        with suppress(DasfsError):
-            self._dataset.store.delete(each(datarange.id) for each in (keys.tar, keys.index, keys.manifest))
+        garbage = [kind(each.id) for each in dataranges for kind in (keys.tar, keys.index, keys.manifest)]
+        if garbage:
+            with suppress(DasfsError):
+                self._dataset.store.delete(garbage)
 
     def _describe_rest(self) -> str:
         count = sum(datarange.count for datarange in self._dataranges)
-        done = f"{count:,} files are committed" if count else "nothing was committed"
+        done = f"{count:,} {'file is' if count == 1 else 'files are'} committed" if count else "nothing was committed"
         return f"{done}; repeat the same command to put the rest"
 
 

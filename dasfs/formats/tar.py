@@ -33,6 +33,7 @@ _OCTAL_LIMIT: Final = 8**11
 # More than any extended attributes of a file; no writer of a broken size makes us read more than this.
 _MAX_EXTENDED_HEADER: Final = 16 << 20
 _SCAN_SIZE: Final = 1 << 20
+_MAX_SHOWN: Final = 255  # what Linux takes for a file's name; extended headers hold names of megabytes
 
 _MODE_AND_OWNER: Final = b"0000644\0" + b"0000000\0" * 2
 _TAIL: Final = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(155 + 12)
@@ -287,4 +288,6 @@ def _make_member(header: _Header, offset: int, extended: ExtendedHeaders) -> Tar
 
 def _shown(name: str) -> str:
     """Return a name as it may stand in a message of one line: `name` itself unless it has odd characters."""
+    if len(name) > _MAX_SHOWN:
+        name = f"{name[:_MAX_SHOWN]}..."
     return name if name.isprintable() and name else repr(name)

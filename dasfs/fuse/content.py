@@ -217,10 +217,13 @@ class Content:
         """Fetch, decode and check a datapoint as a whole, and keep it for its readers."""
         record, name = file.located.record, file.located.name
         stored = await self._read_stored(file)
-        if record.true_size <= DECODE_INLINE:
-            data = decompress(record.codec, stored, record.true_size)
-        else:
-            data = await trio.to_thread.run_sync(decompress, record.codec, stored, record.true_size)
+        try:
+            if record.true_size <= DECODE_INLINE:
+                data = decompress(record.codec, stored, record.true_size)
+            else:
+                data = await trio.to_thread.run_sync(decompress, record.codec, stored, record.true_size)
+        except Corrupt as error:
+            raise Corrupt(f"{file.located.snapshot.dataset} {name}: {error}") from error
         if zlib.crc32(data) != record.crc32:
             raise Corrupt(f"{file.located.snapshot.dataset} {name} is not what was stored")
         self._whole.put(file.located.inode, data)

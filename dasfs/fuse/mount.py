@@ -28,10 +28,11 @@ from dasfs.cache.remote import Remote
 from dasfs.errors import DasfsError, NotFound
 from dasfs.fuse.content import Content
 from dasfs.fuse.invalidation import Invalidator
-from dasfs.fuse.mountpoint import check_outside, find_mount, prepare
+from dasfs.fuse.mountpoint import check_outside, prepare
 from dasfs.fuse.operations import Operations, Ownership
 from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Tree
+from dasfs.fuse.tuning import raise_limits
 from dasfs.fuse.waiting import stay_awake
 from dasfs.stores.base import Store
 
@@ -43,8 +44,6 @@ MAX_TASKS: Final = 1024
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # How long requests may go on after SIGTERM before they are cancelled.
 GRACE_S: Final = 2.0
-# Reads of 1 MiB instead of 128 KiB: twice as quick for one large file.
-READ_AHEAD_KIB: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,9 @@ async def _serve(
     index = IndexCache(directory.path("index.sqlite"))
     try:
         async with (
-            open_block_cache(directory, store, BlockCacheOptions(options.cache_size)) as blocks,
+            open_block_cache(
+                directory, store, BlockCacheOptions(options.cache_size, get_timeout_s=options.deadline_s)
+            ) as blocks,
             trio.open_nursery() as nursery,
         ):
             remote = Remote(deadline_s=options.deadline_s)
@@ -162,20 +163,8 @@ async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
 async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
     """Say that the mount is ready once it answers a stat, which must come from another thread."""
     await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
-    await trio.to_thread.run_sync(_raise_read_ahead, mountpoint, abandon_on_cancel=True)
+    await trio.to_thread.run_sync(raise_limits, mountpoint, abandon_on_cancel=True)
     ready()
-
-
-def _raise_read_ahead(mountpoint: str) -> None:
-    """Let the kernel ask for more at once. Only root may; the mount works without."""
-    mounted = find_mount(mountpoint)
-    if mounted is None:
-        return
-    try:
-        with open(f"/sys/class/bdi/{mounted.device}/read_ahead_kb", "w", encoding="ascii") as file:
-            file.write(str(READ_AHEAD_KIB))
-    except OSError as error:
-        log.debug("the kernel's read-ahead stays as it is: %s", error)
 
 
 def _dump_tasks() -> None:

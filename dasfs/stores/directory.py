@@ -24,7 +24,7 @@ from dasfs.errors import AlreadyExists, Conflict, Corrupt, InvalidInput, NotFoun
 from dasfs.stores import files
 from dasfs.stores.base import MAX_WHOLE_OBJECT, CopyPiece, ObjectInfo, Store
 from dasfs.stores.files import map_errors
-from dasfs.stores.keys import check_directory_prefix, check_key, check_prefix
+from dasfs.stores.keys import check_directory_prefix, check_key, check_prefix, is_name
 from dasfs.stores.urls import StoreUrl
 
 TEMPORARY: Final = ".dasfs-tmp"
@@ -114,7 +114,8 @@ class DirectoryStore(Store):
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             path = self._path(key)
-            with map_errors(self._what(key)), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            no_object = contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError)
+            with map_errors(self._what(key)), no_object:
                 os.unlink(path)
                 self._prune(os.path.dirname(path))
 
@@ -127,8 +128,8 @@ class DirectoryStore(Store):
             os.scandir(self._temporary) as entries,
         ):
             for entry in entries:
-                if entry.name.startswith(beginning) and _is_older(entry, before):
-                    with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError):  # it was finished meanwhile
+                    if entry.name.startswith(beginning) and _is_older(entry, before):
                         os.unlink(entry.path)
                         count += 1
         return count
@@ -181,6 +182,8 @@ class DirectoryStore(Store):
                 try:
                     _link(temporary, path) if only_if_absent else os.rename(temporary, path)
                     break
+                except NotADirectoryError as error:
+                    raise InvalidInput(f"{what}: an object stands where its directory would be") from error
                 except FileNotFoundError:
                     if not os.path.exists(temporary):
                         raise Conflict(f"{what}: the upload was aborted by someone else") from None
@@ -223,22 +226,33 @@ class DirectoryStore(Store):
                 yield key
 
     def _names(self, directory: str) -> Sequence[str]:
-        """Return the names in a directory in key order; directories end in a slash and sort with it."""
+        """Return the names in a directory in key order; directories end in a slash and sort with it.
+
+        What others put there under a name that no key has is left out, like all that is not a file.
+        """
         if directory.split("/", 1)[0] == TEMPORARY:
             return []
         with map_errors(self._what(directory)):
             try:
                 with os.scandir(os.path.join(self._root, directory)) as entries:
-                    names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
+                    names = [_key_name(entry) for entry in entries if is_name(entry.name)]
             except (FileNotFoundError, NotADirectoryError):
-                if directory:
-                    return []
-                raise
+                if not directory:
+                    raise
+                self.check()  # a store that is gone must not look like an empty one
+                return []
         return sorted(name for name in names if directory or name != f"{TEMPORARY}/")
 
 
 def _quote(key: str) -> str:
     return quote(key, safe="")[:_MAX_QUOTED_KEY]
+
+
+def _key_name(entry: os.DirEntry[str]) -> str:
+    try:
+        return f"{entry.name}/" if entry.is_dir() else entry.name
+    except OSError:  # a symbolic link that leads to itself
+        return entry.name
 
 
 def _is_older(entry: os.DirEntry[str], before: datetime) -> bool:

@@ -23,7 +23,8 @@ from dasfs.stores.base import ObjectInfo
 
 _ACCESS: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NAME: Final = {errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.ELOOP, errno.EINVAL}
+_ABSENT: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+_NAME: Final = {errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EINVAL}
 # What disks and network file systems say when they are in trouble.
 _UNAVAILABLE: Final = {
     errno.EIO,
@@ -52,12 +53,13 @@ def map_errors(what: str) -> Iterator[None]:
 def from_os_error(what: str, error: OSError) -> DasfsError:
     """Return what an OSError means for the object or store `what`."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+    if error.errno in _ABSENT:
         return NotFound(f"{what}: there is no such file or directory")
     if error.errno == errno.EEXIST:
         return AlreadyExists(f"{what}: exists already")
     if error.errno in _ACCESS:
-        return AccessDenied(f"{what}: {reason}", hint="check the owner and the mode")
+        hint = None if error.errno == errno.EROFS else "check the owner and the mode"
+        return AccessDenied(f"{what}: {reason}", hint=hint)
     if error.errno in _FULL:
         return NoSpace(f"{what}: {reason}")
     if error.errno in _NAME:
@@ -69,8 +71,9 @@ def from_os_error(what: str, error: OSError) -> DasfsError:
 
 @contextlib.contextmanager
 def opened(path: str, flags: int) -> Iterator[int]:
-    """Hand out the descriptor of a regular file. Raises the OSErrors of `open`; a directory is `ENOENT`."""
-    fd = os.open(path, flags | os.O_CLOEXEC)
+    """Hand out the descriptor of a regular file. Raises the OSErrors of `open`; anything else is `ENOENT`."""
+    # O_NONBLOCK: opening a FIFO would wait for its writer.
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         _require_file(os.fstat(fd))
         yield fd
@@ -99,6 +102,9 @@ def set_unique_time(fd: int) -> None:
 
 def read_all(fd: int, offset: int, buffer: memoryview, what: str) -> None:
     """Fill `buffer` from `offset`. Raises `Corrupt` when the file ends before."""
+    size = os.fstat(fd).st_size
+    if offset + len(buffer) > size:  # an offset beyond 2**63 is no OSError to preadv
+        raise Corrupt(f"{what}: the object ends at {size}, before {offset + len(buffer)}")
     filled = 0
     while filled < len(buffer):
         count = os.preadv(fd, [buffer[filled:]], offset + filled)

@@ -21,11 +21,16 @@ def check_key(key: str) -> str:
     if len(key) > MAX_KEY_LENGTH:
         raise InvalidInput(f"key {key[:40]!r}... is longer than {MAX_KEY_LENGTH} bytes")
     for segment in key.split("/"):
-        if not _SEGMENT.fullmatch(segment) or segment in (".", ".."):
+        if not is_name(segment):
             raise InvalidInput(f"key {key!r} is not made of plain names with single slashes between them")
         if len(segment) > MAX_SEGMENT_LENGTH:
             raise InvalidInput(f"key {key[:40]!r}... has a name longer than {MAX_SEGMENT_LENGTH} bytes")
     return key
+
+
+def is_name(segment: str) -> bool:
+    """Return whether `segment` can stand between two slashes of a key. Says nothing about its length."""
+    return _SEGMENT.fullmatch(segment) is not None and segment not in (".", "..")
 
 
 def check_prefix(prefix: str) -> str:

@@ -35,7 +35,7 @@ from dasfs.stores.urls import StoreUrl
 
 _DELETE_BATCH: Final = 1000  # S3's limit for DeleteObjects
 # Somebody waits in front of a terminal for the first answer: a store that is down is told sooner than in a
-# read.
+# read. (One that accepts and says nothing costs the 20 s of any attempt.)
 _CHECK_DEADLINE_S: Final = 10.0
 
 
@@ -159,11 +159,12 @@ class S3Store(Store):
         return ObjectInfo(key, len(data), clean_etag(answer, what), _date_of(answer))
 
     def _list_page(self, *, policy: RetryPolicy | None = None, **parameters: Any) -> Answer:
-        return self._bucket.request("list_objects_v2", self.url, check=self._check_listing, policy=policy, **parameters)
+        check = partial(self._check_page, "NextContinuationToken")
+        return self._bucket.request("list_objects_v2", self.url, check=check, policy=policy, **parameters)
 
-    def _check_listing(self, answer: Answer) -> None:
+    def _check_page(self, marker: str, answer: Answer) -> None:
         # A proxy's page must not look like a log without news.
-        if "IsTruncated" not in answer:
+        if "IsTruncated" not in answer or (answer["IsTruncated"] and not answer.get(marker)):
             raise GarbledAnswer(f"{self.url}: the answer is not a listing of an S3 store")
 
     def _list_pages(self, **parameters: Any) -> Iterator[Answer]:
@@ -176,10 +177,9 @@ class S3Store(Store):
 
     def _upload_pages(self, full_prefix: str) -> Iterator[Answer]:
         markers: dict[str, Any] = {}
+        check = partial(self._check_page, "NextUploadIdMarker")
         while True:
-            page = self._bucket.request(
-                "list_multipart_uploads", self.url, check=self._check_listing, Prefix=full_prefix, **markers
-            )
+            page = self._bucket.request("list_multipart_uploads", self.url, check=check, Prefix=full_prefix, **markers)
             yield page
             if not page["IsTruncated"]:
                 return

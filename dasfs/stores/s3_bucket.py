@@ -12,7 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
+import botocore.session
+from botocore import exceptions as botocore_errors
 from botocore.config import Config
+from botocore.loaders import create_loader
 
 from dasfs.errors import InvalidInput
 from dasfs.stores.base import StoreOptions
@@ -30,6 +33,8 @@ Answer = Mapping[str, Any]
 _PLAIN_MD5: Final = re.compile(r"[0-9a-f]{32}")
 # A bigger body is handed over in pieces, see `PartReader`.
 _WHOLE_BODY_SIZE: Final = 1 << 20
+# Parsing what S3 can do takes 90 ms: once a process, not once a store.
+_DESCRIPTIONS: Final = create_loader()
 # Connecting takes one round trip; more than this is a dead route.
 _MAX_CONNECT_S: Final = 10.0
 
@@ -41,10 +46,11 @@ class PartReader(io.RawIOBase):
     would never arrive. From a reader it sends 16 KiB at a time, and the timeout is for each of them.
     """
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Data, cancelled: threading.Event | None = None) -> None:
         super().__init__()
         self._view = memoryview(data).cast("B")
         self._position = 0
+        self._cancelled = cancelled
 
     def readable(self) -> bool:
         return True
@@ -53,6 +59,8 @@ class PartReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
+        if self._cancelled is not None and self._cancelled.is_set():
+            raise ConnectionAbortedError("the upload was cancelled")
         target = memoryview(buffer).cast("B")
         piece = self._view[self._position : self._position + len(target)]
         target[: len(piece)] = piece
@@ -116,7 +124,7 @@ class Bucket:
             check: looks at each answer, and raises what makes the request be tried again.
             body: is sent with its MD5, which the store checks.
             policy: another one than the bucket's.
-            cancelled: ends the attempts when it is set.
+            cancelled: ends the attempts, and an upload in the middle, when it is set.
         """
         method = getattr(self.client, operation)
         if body is not None:
@@ -124,7 +132,7 @@ class Bucket:
 
         def attempt() -> Answer:
             if body is not None:
-                parameters["Body"] = _make_body(body)
+                parameters["Body"] = _make_body(body, cancelled)
             with map_errors(what):
                 answer: Answer = method(Bucket=self.name, **parameters)
                 if check is not None:
@@ -166,14 +174,16 @@ def check_etag(answer: Answer, digest: str, what: str) -> str:
     return etag
 
 
-def _make_body(data: Data) -> bytes | PartReader:
+def _make_body(data: Data, cancelled: threading.Event | None) -> bytes | PartReader:
     size = memoryview(data).nbytes
-    return bytes(data) if size <= _WHOLE_BODY_SIZE else PartReader(data)
+    return bytes(data) if size <= _WHOLE_BODY_SIZE else PartReader(data, cancelled)
 
 
 def _make_client(options: StoreOptions, policy: RetryPolicy) -> Any:
     """Return a client. Path-style addressing is what botocore itself does as soon as an endpoint is set."""
-    session = boto3.Session(profile_name=options.profile, region_name=options.region)
+    core = botocore.session.Session()
+    core.register_component("data_loader", _DESCRIPTIONS)
+    session = boto3.Session(botocore_session=core, profile_name=options.profile, region_name=options.region)
     config = Config(
         signature_version="s3v4",
         connect_timeout=min(_MAX_CONNECT_S, policy.attempt_s),
@@ -186,6 +196,8 @@ def _make_client(options: StoreOptions, policy: RetryPolicy) -> Any:
     )
     try:
         client = session.client("s3", endpoint_url=options.endpoint_url, config=config)
+    except botocore_errors.BotoCoreError:  # some are ValueErrors, too
+        raise
     except ValueError as error:  # botocore's way to refuse an endpoint
         raise InvalidInput(
             f"the endpoint of the store can't be used: {error}", hint="check AWS_ENDPOINT_URL"

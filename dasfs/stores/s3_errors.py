@@ -26,6 +26,7 @@ from dasfs.stores.retry import GarbledAnswer, Overloaded
 
 _KEYS_HINT: Final = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_PROFILE"
 _REGION_HINT: Final = "set AWS_DEFAULT_REGION to the bucket's region"
+_NETWORK_HINT: Final = "check the network and the endpoint"
 _CLOCK_HINT: Final = "set this machine's clock"
 # What a store may ask for at most; an answer of "an hour" is no use to a reader that waits.
 _MAX_RETRY_AFTER_S: Final = 3600.0
@@ -167,15 +168,23 @@ def _from_botocore(what: str, error: botocore_errors.BotoCoreError) -> DasfsErro
         case botocore_errors.CredentialRetrievalError() | botocore_errors.TokenRetrievalError():
             return AccessDenied(f"{what}: the keys can't be had: {error}", hint=_KEYS_HINT)
         case botocore_errors.ConnectTimeoutError() | botocore_errors.ReadTimeoutError():
-            return DeadlineExceeded(f"{what}: no answer from {error.kwargs.get('endpoint_url')}")
+            return DeadlineExceeded(f"{what}: no answer from {_host(error)}")
         case botocore_errors.SSLError() if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return AccessDenied(f"{what}: the certificate of the store is not trusted", hint="set AWS_CA_BUNDLE")
         case botocore_errors.EndpointConnectionError():
-            endpoint = error.kwargs.get("endpoint_url")
-            return StoreUnavailable(f"{what}: can't connect to {endpoint}", hint="check the network and the endpoint")
+            return StoreUnavailable(f"{what}: can't connect to {_host(error)}", hint=_NETWORK_HINT)
+        case botocore_errors.ConnectionError():  # TLS, or a proxy
+            return StoreUnavailable(f"{what}: can't connect: {error}", hint=_NETWORK_HINT)
+        case botocore_errors.HTTPClientError() if "Invalid header value" in str(error):
+            return AccessDenied(f"{what}: the access key or the session token has a line break", hint=_KEYS_HINT)
         case botocore_errors.HTTPClientError():
             return StoreUnavailable(f"{what}: the connection failed: {error}")
         case botocore_errors.IncompleteReadError() | botocore_errors.ResponseStreamingError():
             return StoreUnavailable(f"{what}: the answer was cut off")
         case _:
             return InvalidInput(f"{what}: {error}")
+
+
+def _host(error: botocore_errors.BotoCoreError) -> str:
+    """Return where a request went, without its path and query."""
+    return "/".join(str(error.kwargs.get("endpoint_url")).split("/", 3)[:3])

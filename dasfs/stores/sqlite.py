@@ -92,6 +92,8 @@ class SqliteStore(Store):
                 raise Corrupt(f"{self._what(key)}: has {row.size} bytes; at most {max_size} were expected")
             data = bytearray(row.size)
             schema.read_chunks(database, row.object_id, 0, memoryview(data), self._what(key))
+        if _new_hash(data).hexdigest() != row.etag:
+            raise Corrupt(f"{self._what(key)}: its content does not fit its checksum")
         return bytes(data)
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
@@ -230,7 +232,7 @@ class _Upload:
         self._new_id = 0
         self._chunk_count = 0
         self._size = 0
-        self._hash = hashlib.blake2b(digest_size=16)
+        self._hash = _new_hash()
 
     def add(self, database: apsw.Connection, chunks: Sequence[bytearray]) -> None:
         """Write the next chunks. Raises `Conflict` when someone aborted the upload."""
@@ -258,6 +260,10 @@ class _Upload:
         database.execute(schema.REPLACE_OBJECT, (self._key, row.object_id, row.size, row.etag, row.modified_ns))
         database.execute(schema.DELETE_PENDING, (self._new_id,))
         return row
+
+
+def _new_hash(data: bytes | bytearray = b"") -> "hashlib.blake2b":
+    return hashlib.blake2b(data, digest_size=16)
 
 
 def _batches(data: Iterable[bytes | memoryview]) -> Iterator[list[bytearray]]:

@@ -47,6 +47,7 @@ class ConnectionPool:
         self._url = url
         self._deadline_s = deadline_s
         self._idle: list[apsw.Connection] = []
+        self._file = (0, 0)  # the device and inode of which `_idle` are connections
         self._write_lock = threading.Lock()
         self._max_idle = MAX_IDLE
         _pools.add(self)
@@ -91,8 +92,9 @@ class ConnectionPool:
 
     def close_idle(self) -> None:
         """Close the connections that nobody uses."""
-        while self._idle:
-            self._idle.pop().close()
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     def renew_lock(self) -> None:
         """Forget a lock that another thread of the parent held at a fork."""
@@ -100,20 +102,32 @@ class ConnectionPool:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[apsw.Connection]:
+        file = self._identify()
+        if file != self._file:
+            self.close_idle()
+            self._file = file
         try:
             database = self._idle.pop()
         except IndexError:
             database = self._open()
         try:
             yield database
+        except apsw.IOError as error:
+            if not database.system_errno:
+                raise
+            raise from_os_error(self._url, OSError(database.system_errno, "")) from error
         finally:
-            if database.in_transaction or len(self._idle) >= self._max_idle:
+            if database.in_transaction or len(self._idle) >= self._max_idle or file != self._file:
                 database.close()
             else:
                 self._idle.append(database)
 
+    def _identify(self) -> tuple[int, int]:
+        """Return which file the path leads to now: SQLite would go on with one that was moved or removed."""
+        status = os.stat(self._path)
+        return status.st_dev, status.st_ino
+
     def _open(self) -> apsw.Connection:
-        os.stat(self._path)  # SQLite does not tell a missing file from a forbidden one
         database = apsw.Connection(self._path, flags=_OPEN_FLAGS)
         try:
             database.set_busy_timeout(int(self._deadline_s * 1000))

@@ -20,7 +20,7 @@ from typing import Final
 
 import apsw
 
-from dasfs.errors import Corrupt, NotFound, Unsupported
+from dasfs.errors import AlreadyExists, Corrupt, NotFound, Unsupported
 
 # "dafs" in ASCII; stands at offset 68 of the file, where file(1) and SQLite look for it.
 APPLICATION_ID: Final = 0x64616673
@@ -94,7 +94,13 @@ def first_chunk(object_id: int) -> int:
 
 
 def create_file(path: str) -> None:
-    """Make an empty store at `path` unless something is there. It appears whole; of many at once one wins."""
+    """Make an empty store at `path` unless something is there. It appears whole; of many at once one wins.
+
+    Raises `AlreadyExists` when only the log of a removed store is there.
+    """
+    if os.path.lexists(f"{path}-wal") and not os.path.lexists(path):
+        # SQLite would play it into the new file, and so destroy it.
+        raise AlreadyExists(f"{path}-wal: is left of a store that was removed", hint="move it away, too")
     temporary = f"{path}.{uuid.uuid4().hex}"
     try:
         database = apsw.Connection(temporary)

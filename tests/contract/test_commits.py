@@ -4,7 +4,7 @@ import pytest
 
 from dasfs.dataset.dataset import Dataset, dataset_names, list_datasets
 from dasfs.dataset.log import CommitLog
-from dasfs.dataset.model import Change, Configuration, Operation
+from dasfs.dataset.model import Change, Configuration, Operation, Snapshot
 from dasfs.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from dasfs.formats.compression import Compression
 from dasfs.stores import Store
@@ -47,6 +47,35 @@ def test_a_dataset_name_is_checked_before_the_store_is_asked(store: Store) -> No
     """A name with a slash never becomes part of a key."""
     with pytest.raises(InvalidInput):
         CommitLog(store, "birds/../fish")
+
+
+def test_a_check_sees_each_snapshot_that_its_commit_is_about_to_follow(store: Store) -> None:
+    """Where another writer is first, the commit is checked again on top of what that one wrote."""
+    log = CommitLog(store, "birds")
+    snapshot = log.create()
+    seen: list[int] = []
+
+    def check(about_to_follow: Snapshot) -> None:
+        seen.append(about_to_follow.revision)
+        if len(seen) == 1:
+            log.reserve(1)
+
+    log.commit(Change(Operation.UPLOAD, add=(datarange(5, 9),)), snapshot, check=check)
+    assert seen == [1, 2]
+    assert log.head().revision == 3
+
+
+def test_a_check_can_refuse_a_commit(store: Store) -> None:
+    """What a check raises goes to who commits, and nothing is committed."""
+    log = CommitLog(store, "birds")
+    snapshot = log.create()
+
+    def check(_: Snapshot) -> None:
+        raise Conflict("not now")
+
+    with pytest.raises(Conflict, match="not now"):
+        log.commit(Change(Operation.CLEAR), snapshot, check=check)
+    assert log.head() == snapshot
 
 
 def test_commits_add_up_to_the_head(store: Store) -> None:

@@ -206,22 +206,6 @@ def test_eight_puts_at_once_lose_nothing(dataset, store_url, tmp_path):
     check_clean(store_url)
 
 
-def test_eight_puts_of_the_same_numbers_put_them_once(dataset, store_url, tmp_path):
-    """Eight processes that put the same numbered files all succeed, and each datapoint is there once."""
-    top = tmp_path / "in"
-    top.mkdir()
-    for number in range(60):
-        (top / f"{number:020d}.txt").write_text(f"content {number}")
-    running = [start("put", "d", str(top), *dataset, "--datarange-size", "4KiB", "--json") for _ in range(WRITERS)]
-    answers = [finish(process) for process in running]
-    assert [answer.code for answer in answers] == [0] * WRITERS, answers
-    results = [json.loads(answer.out) for answer in answers]
-    assert sum(result["put"] for result in results) == 60
-    assert all(result["put"] + result["skipped"] == 60 for result in results)
-    assert snapshot_of(store_url).count == 60
-    check_clean(store_url)
-
-
 def test_a_tar_is_uploaded_and_downloaded_unchanged(dataset, store_url, tmp_path):
     """A datarange downloads as the very bytes of its object; a part of it is what dasfs would write for that."""
     top = tmp_path / "in"

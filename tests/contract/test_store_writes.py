@@ -269,6 +269,16 @@ def test_writers_and_readers_at_once(store: Store) -> None:
     assert store.get("large/1") == bytes([1]) * (20 * MIB)
 
 
+def test_streams_to_one_key(store: Store) -> None:
+    """Of many that stream to one key at once all succeed, and the object is one of theirs, whole."""
+    contents = [bytes([number]) * (17 * MIB) for number in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        sizes = list(threads.map(lambda content: store.put_stream("a", [content]).size, contents))
+    assert sizes == [17 * MIB] * 4
+    assert store.get("a") in contents
+    assert store.abort_uploads("", before=in_an_hour()) == 0
+
+
 def test_readers_never_see_half(store: Store) -> None:
     """While an object is replaced, a reader gets the whole old one or the whole new one."""
     contents = {bytes([value]) * (600 << 10) for value in range(8)}

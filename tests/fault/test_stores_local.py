@@ -16,6 +16,7 @@ import pytest
 from dasfs.errors import (
     AccessDenied,
     AlreadyExists,
+    Corrupt,
     DasfsError,
     InvalidInput,
     NoSpace,
@@ -55,6 +56,55 @@ def test_missing_place(tmp_path: Path, kind: str) -> None:
         assert store.get("d/a") == b"1"
 
 
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+def test_place_that_goes_away(tmp_path: Path, kind: str) -> None:
+    """A store that is removed while it is open is `NotFound`: neither an empty store, nor a place for lost writes."""
+    place = tmp_path / "disk" / "store"
+    with open_store(f"{kind}://{place}") as store:
+        store.create()
+        store.put("d/a", b"1")
+        place.parent.rename(tmp_path / "moved")
+        calls: list[Callable[[], object]] = [
+            lambda: store.put("d/b", b"2"),
+            lambda: store.put_stream("b", [b"2"]),
+            lambda: store.get("d/a"),
+            lambda: list(store.list("")),
+            lambda: list(store.list("d/")),
+            lambda: list(store.list_prefixes("d/")),
+        ]
+        for call in calls:
+            with pytest.raises(NotFound, match="store"):
+                call()
+        store.create()
+        store.put("d/new", b"3")
+        with open_store(f"{kind}://{place}") as other:
+            assert [info.key for info in other.list("")] == ["d/new"]
+
+
+def test_what_others_put_into_the_directory(tmp_path: Path) -> None:
+    """Files that no key names, links that lead nowhere and FIFOs are no objects, and don't stop a listing."""
+    with open_store(f"file://{tmp_path}") as store:
+        store.put("d/a", b"1")
+        (tmp_path / "d" / "größe.txt").write_text("mine")
+        (tmp_path / "d" / "größe").mkdir()
+        (tmp_path / "d" / "loop").symlink_to("loop")
+        (tmp_path / "d" / "nowhere").symlink_to("nothing")
+        os.mkfifo(tmp_path / "d" / "fifo")
+        assert [info.key for info in store.list("")] == ["d/a"]
+        assert list(store.list_prefixes("d/")) == []
+        for name in ("loop", "nowhere", "fifo"):
+            with pytest.raises(NotFound, match=name):
+                store.get(f"d/{name}")
+
+
+def test_offset_beyond_every_file(tmp_path: Path) -> None:
+    """An offset of a broken index, that no file can have, is `Corrupt`."""
+    with open_store(f"file://{tmp_path}") as store:
+        store.put("a", b"12345")
+        with pytest.raises(Corrupt, match="ends at 5"):
+            store.read_into("a", 2**64 - 512, memoryview(bytearray(10)))
+
+
 def test_directory_that_is_a_file(tmp_path: Path) -> None:
     """A file where the directory should be is told as such, not overwritten."""
     path = tmp_path / "file"
@@ -74,8 +124,9 @@ def test_file_and_directory_at_once(tmp_path: Path) -> None:
     with open_store(f"file://{tmp_path}") as store:
         store.put("a", b"1")
         store.put("b/c", b"2")
-        with pytest.raises(DasfsError):
-            store.put("a/b", b"3")
+        for write in (store.put, store.put_if_absent):
+            with pytest.raises(InvalidInput, match="stands where"):
+                write("a/b", b"3")
         with pytest.raises(InvalidInput, match="at once"):
             store.put("b", b"4")
         with pytest.raises(AlreadyExists):

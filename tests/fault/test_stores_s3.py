@@ -5,6 +5,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +113,39 @@ def test_no_network(s3_environment: Ceph) -> None:
             assert time.monotonic() - start < DEADLINE_S + SLACK_S
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "expected", "text"),
+    [
+        ("AWS_ENDPOINT_URL", "https://127.0.0.1:{port}", StoreUnavailable, "SSL.*check the network"),
+        ("HTTP_PROXY", "http://127.0.0.1:1", StoreUnavailable, "proxy.*check the network"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1", StoreUnavailable, r"127\.0\.0\.1:1; check the network"),
+        ("AWS_ACCESS_KEY_ID", "key\n", AccessDenied, "line break"),
+        ("AWS_DEFAULT_REGION", "no region", InvalidInput, "region_name"),
+        ("AWS_CONFIG_FILE", "{file}", InvalidInput, "config file"),
+    ],
+)
+def test_wrong_environment(
+    server: LyingServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    variable: str,
+    value: str,
+    expected: type[DasfsError],
+    text: str,
+) -> None:
+    """What is wrong with the environment is told in one line; a line that is down may be tried again."""
+    (tmp_path / "config").write_text("[[[")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv(variable, value.format(port=server.endpoint_url.rpartition(":")[2], file=tmp_path / "config"))
+    with (
+        pytest.raises(expected, match=text) as raised,
+        open_store("s3://bucket", StoreOptions(deadline_s=0.6)) as store,
+    ):
+        store.check()
+    assert "\n" not in str(raised.value)
+    assert raised.value.retryable == (expected is StoreUnavailable)
+
+
 def test_listening_but_silent(s3_environment: Ceph) -> None:
     """A server that accepts and says nothing costs the deadline, not for ever."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -120,6 +155,14 @@ def test_listening_but_silent(s3_environment: Ceph) -> None:
             with pytest.raises(DeadlineExceeded):
                 read(store)
             assert time.monotonic() - start < DEADLINE_S + SLACK_S
+
+
+def test_listing_without_a_way_on(liar: Store, server: LyingServer) -> None:
+    """A page that says that there are more, but not where, is no listing."""
+    server.answers = [Answer(200, {"Content-Type": "application/xml"}, b"<R><IsTruncated>true</IsTruncated></R>")]
+    for call in (lambda: list(liar.list("")), lambda: liar.abort_uploads("", before=datetime.now(UTC))):
+        with pytest.raises(Corrupt, match="not a listing"):
+            call()
 
 
 def test_page_instead_of_a_range(liar: Store, server: LyingServer) -> None:
@@ -374,6 +417,39 @@ def test_failed_abort_is_only_a_warning(liar: Store, server: LyingServer, caplog
         liar.put_stream("a", chunks())
     assert any("unfinished upload" in record.message for record in caplog.records)
     assert any(request.startswith("DELETE") for request in server.requests)
+
+
+def test_interrupt_does_not_wait_for_parts(server: LyingServer) -> None:
+    """Ctrl-C ends the parts that are under way, however slow the line is."""
+    xml = {"Content-Type": "application/xml"}
+    created = b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>"
+    server.answers = [Answer(200, xml, created), Answer(200, {"ETag": '"opaque"'}, slow=True), Answer(204)]
+
+    def chunks() -> Iterator[bytes]:
+        yield bytes(16 << 20)  # takes 50 s
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with open_store("s3://bucket/p") as store, pytest.raises(KeyboardInterrupt):
+        store.put_stream("a", chunks())
+    assert time.monotonic() - start < 5
+    assert server.requests[-1].startswith("DELETE")
+
+
+def test_completion_without_etag(liar: Store, server: LyingServer) -> None:
+    """Ceph 16 leaves out the ETag of what it completed: that is no reason to ask again."""
+    xml = {"Content-Type": "application/xml"}
+    created = b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>"
+    completed = b"<CompleteMultipartUploadResult><Key>p/a</Key><ETag></ETag></CompleteMultipartUploadResult>"
+    time_of = {"Last-Modified": "Fri, 20 Nov 2026 10:00:00 GMT"}
+    server.answers = [
+        Answer(200, xml, created),
+        Answer(200, {"ETag": '"opaque"'}),
+        Answer(200, xml, completed),
+        Answer(200, {"ETag": '"x-1"', **time_of}, length=16 << 20),
+    ]
+    assert liar.put_stream("a", [bytes(16 << 20)]).etag == "x-1"
+    assert [request.split()[0] for request in server.requests] == ["POST", "PUT", "POST", "HEAD"]
 
 
 def test_lost_answer_of_a_completion(liar: Store, server: LyingServer) -> None:

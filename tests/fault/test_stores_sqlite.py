@@ -12,6 +12,7 @@ import apsw
 import pytest
 
 from dasfs.errors import (
+    AlreadyExists,
     Corrupt,
     DasfsError,
     DeadlineExceeded,
@@ -96,6 +97,26 @@ def test_damaged_chunk(database: Path) -> None:
         assert store.get("b") == b"fine"
 
 
+def test_flipped_bit(database: Path) -> None:
+    """A whole object with a wrong bit is `Corrupt`."""
+    raw = sqlite3.connect(database)
+    raw.execute("UPDATE chunk SET data = x'01' || substr(data, 2) WHERE chunk_id = (SELECT min(chunk_id) FROM chunk)")
+    raw.commit()
+    raw.close()
+    with open_store(f"sqlite://{database}") as store, pytest.raises(Corrupt, match=r"a: .*checksum"):
+        store.get("a")
+
+
+def test_log_of_a_removed_store(tmp_path: Path) -> None:
+    """No store is made beside a left write-ahead log: SQLite would play that into it."""
+    (tmp_path / "store.db-wal").write_bytes(b"left")
+    with open_store(f"sqlite://{tmp_path}/store.db") as store:
+        with pytest.raises(AlreadyExists, match=r"store\.db-wal"):
+            store.create()
+        (tmp_path / "store.db-wal").unlink()
+        store.create()
+
+
 def test_damaged_pages(database: Path) -> None:
     """Pages of rubbish are an error of one line, whatever is called: never another exception, never wrong bytes."""
     content = database.read_bytes()
@@ -146,15 +167,14 @@ def test_full_database(database: Path) -> None:
     """A database that may not grow is `NoSpace`, and what was there stays."""
     script = f"""
 import resource, signal, sys
-from dasfs.errors import DasfsError
+from dasfs.errors import NoSpace
 from dasfs.stores import open_store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20))
 with open_store("sqlite://{database}") as store:
     try:
         store.put_stream("b", (bytes(1 << 20) for _ in range(40)))
-    except DasfsError as error:
-        print(error)
+    except NoSpace:
         sys.exit(7)
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 7

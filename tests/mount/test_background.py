@@ -138,7 +138,7 @@ def test_it_holds_nothing_of_who_started_it(background: Background) -> None:
 
 
 def test_a_failure_is_one_line(background: Background) -> None:
-    """What fails in the background process is told by the command: one line and its exit code; nothing is mounted."""
+    """What fails in the background process is told by the command: one line and its exit code."""
     assert_one_line(background.mount("-o", "dataset=a/b"), 2, "a/b")
     assert_one_line(background.mount("-o", "dataset=other"), 1, "other")
     shutil.rmtree(background.home / "store")
@@ -163,8 +163,14 @@ def test_modules_of_the_working_directory_do_not_matter(background: Background) 
     for module in ("json", "trio", "dasfs"):
         (trap / f"{module}.py").write_text("raise SystemExit('caught')")
     done = subprocess.run(
-        [Path(sys.executable).parent / "dasfs", "mount", background.url, background.path]
-        + ["--cache-dir", background.cache],
+        [
+            Path(sys.executable).parent / "dasfs",
+            "mount",
+            background.url,
+            background.path,
+            "--cache-dir",
+            background.cache,
+        ],
         cwd=trap,
         env=environment(background.home),
         capture_output=True,
@@ -192,7 +198,7 @@ def test_the_helper_pretends(background: Background) -> None:
 
 
 def test_the_helper_refuses(background: Background) -> None:
-    """Missing arguments, unknown flags and unknown options are one line and exit code 2; with `-s` options are tolerated."""
+    """Missing arguments, unknown flags and options are one line and exit code 2; with `-s`, options are tolerated."""
     assert_one_line(background.help_mount(background.url), 2, "usage")
     assert_one_line(background.help_mount("--unknown", background.url, str(background.path)), 2, "usage")
     unknown = ("-o", f"cache-dir={background.cache},frobnicate=1")

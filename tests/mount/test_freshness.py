@@ -99,7 +99,7 @@ def test_a_compressed_number_that_was_written_anew_has_the_new_bytes(local_store
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_an_open_file_never_gets_another_ones_bytes(local_store: Store, mounted: Mounter, compression: str) -> None:
-    """When a number is written anew while its file is open, its reader goes on with the old bytes, others get the new."""
+    """When a number is written anew while its file is open, its reader keeps the old bytes, others get the new."""
     old, new = b"o" * 2_000_000, b"n" * 500_000
     datasets.add(local_store, "set", 0, [old], compression=compression)
     mount = mounted(local_store.url)

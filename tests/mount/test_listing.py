@@ -22,7 +22,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 class Entry(ctypes.Structure):
     """`struct dirent` of Linux."""
 
-    _fields_ = [  # noqa: RUF012 - ctypes wants a list
+    _fields_ = [
         ("inode", ctypes.c_uint64),
         ("offset", ctypes.c_int64),
         ("length", ctypes.c_ushort),
@@ -73,7 +73,7 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
 
 
 def test_a_large_directory_is_listed_whole(mount: Mount) -> None:
-    """A directory of 100,000 names is listed completely, each once, in number order, with the inodes that `stat` shows."""
+    """A directory of 100,000 names is listed completely, each once, in number order, with the inodes of `stat`."""
     with os.scandir(mount.path / "many") as entries:
         found = [(entry.name, entry.inode(), entry.is_file()) for entry in entries]
     assert [each[0] for each in found] == [name(number) for number in range(COUNT)]

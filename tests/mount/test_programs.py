@@ -128,12 +128,14 @@ def test_grep_searches_contents(mount: Mount) -> None:
 
 def test_a_file_can_be_mapped(mount: Mount) -> None:
     """`mmap` shows a file's bytes, touched in any order."""
-    with (mount.path / "large" / name(0)).open("rb") as file:
-        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
-            assert mapped[30_000_000:30_000_100] == LARGE[30_000_000:30_000_100]
-            assert mapped[:10] == LARGE[:10]
-            assert mapped[-10:] == LARGE[-10:]
-            assert mapped.find(LARGE[5_000_000:5_000_016]) == 5_000_000
+    with (
+        (mount.path / "large" / name(0)).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped,
+    ):
+        assert mapped[30_000_000:30_000_100] == LARGE[30_000_000:30_000_100]
+        assert mapped[:10] == LARGE[:10]
+        assert mapped[-10:] == LARGE[-10:]
+        assert mapped.find(LARGE[5_000_000:5_000_016]) == 5_000_000
 
 
 def test_a_file_can_be_sent(mount: Mount, tmp_path: Path) -> None:

@@ -260,6 +260,41 @@ def test_a_tar_that_is_there_is_not_replaced_without_force(dasfs, url, tmp_path)
     assert [name for name in os.listdir(tmp_path) if "new" in name or name.endswith(".part")] == []
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_what_is_no_file_is_never_replaced(dasfs, url, tmp_path, force):
+    """A FIFO in the way of a file is neither waited for nor replaced: it could as well be /dev/null."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "in" / "empty").touch()
+    assert dasfs("put", "d", tmp_path / "in" / "empty").code == 0
+    os.mkfifo(tmp_path / "out" / f"{11:020d}.")
+    os.mkfifo(tmp_path / "out.tar")
+    for command in (["get", "d", "11", "-o", tmp_path / "out"], ["get", "d", "0", "-o", tmp_path / "out.tar"]):
+        answer = dasfs(*command, *force)
+        assert answer.code == 2
+        assert "is there already and is no file" in answer.message
+    assert (tmp_path / "out" / f"{11:020d}.").is_fifo()
+    assert (tmp_path / "out.tar").is_fifo()
+
+
+@pytest.mark.parametrize("command", [["datarange", "delete", "d", "0-1"], ["datarange", "delete", "d", "3-9"]])
+def test_what_can_not_be_deleted_is_told_before_it_is_asked_for(dasfs, url, command):
+    """A question is asked only about what can be done."""
+    answer = dasfs(*command)
+    assert answer.code == 2
+    assert (
+        "only whole dataranges" in answer.message or "has no datapoints 3-9; nearest: 0-2 and 10-10" in answer.message
+    )
+
+
+def test_a_temporary_directory_that_is_missing_is_named(dasfs, url, tmp_path, monkeypatch):
+    """TMPDIR is never passed over for another directory."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    (tmp_path / "new.txt").touch()
+    answer = dasfs("put", "d", tmp_path / "new.txt")
+    assert answer.code == 1
+    assert f"{tmp_path}/nowhere: No such file or directory; set TMPDIR to a directory that exists" in answer.message
+
+
 def test_long_original_paths_fit_into_a_tar(dasfs, url, tmp_path):
     """Paths that no plain header can hold come out of the TAR as they were."""
     deep = tmp_path / "deep" / ("d" * 120) / ("é" * 60)

@@ -111,6 +111,24 @@ def test_whoever_stops_reading_is_no_error(store):
     assert finish(process).err == ""
 
 
+@pytest.mark.parametrize("command", [["cat", "d", "0"], ["datarange", "list", "d"]])
+def test_a_full_disk_behind_stdout_is_told(store, command):
+    """`dasfs ... > FILE` on a full disk is one line."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, *command, *store], stdout=full, stderr=subprocess.PIPE, env=environment(), text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "dasfs: can't write the output: No space left on device\n"
+
+
+def test_closed_streams_are_no_error(store):
+    """Some services start their commands without stdin, stdout and stderr."""
+    command = [*COMMAND, "datarange", "list", "d", *store]
+    done = subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command], env=environment(), check=False)
+    assert done.returncode == 0
+
+
 def test_ctrl_c_is_one_line_and_130(tmp_path):
     """Ctrl-C while a command waits ends it with one line."""
     fifo = tmp_path / "config.toml"

@@ -112,6 +112,20 @@ def test_a_store_that_is_neither_url_nor_name_lists_the_names():
         resolve_store(config, "lap")
 
 
+def test_a_typo_in_the_kind_of_store_is_left_to_who_knows_the_kinds():
+    """`s3:/bucket` is meant as a URL, not as a directory."""
+    assert resolve_store(Config(), "s3:/bucket").url == "s3:/bucket"
+
+
+@pytest.mark.parametrize("directory", ["/tmp", "/scratch"])
+def test_the_temporary_directory_is_the_one_that_is_named(tmp_path, home, directory):
+    """TMPDIR goes before the file, the file before /var/tmp; /tmp is as good as any when it is named."""
+    assert load(environ=home).temporary_dir == "/var/tmp"
+    write(tmp_path, 'temporary_dir = "/from/file"\n')
+    assert load(environ=home).temporary_dir == "/from/file"
+    assert load(environ=home | {"TMPDIR": directory}).temporary_dir == directory
+
+
 def test_a_path_instead_of_a_url_is_answered_with_the_url():
     """`--store ./data` is answered with what to write."""
     with pytest.raises(InvalidInput) as caught:

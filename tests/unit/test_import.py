@@ -181,6 +181,25 @@ def test_an_import_that_was_cut_off_goes_on(place: Store, monkeypatch: pytest.Mo
     assert list(verify(place, "birds", report.snapshot)) == []
 
 
+def test_of_two_imports_at_once_one_wins_and_the_other_says_so(place: Store) -> None:
+    """An import that comes across the manifests of another one goes on to its end, where the dataset exists already."""
+    datas3t(place, 0, [b"a", b"b"], 1)
+    datas3t(place, 2, [b"c"], 2)
+
+    reports = []
+
+    def other(_: int) -> None:
+        if not reports:
+            reports.append(None)
+            reports[0] = import_dataset(place, "birds")
+
+    with pytest.raises(AlreadyExists, match="birds exists already"):
+        import_dataset(place, "birds", other)
+    snapshot = Dataset(place, "birds").snapshot()
+    assert (snapshot.revision, snapshot.count) == (1, 3)
+    assert list(verify(place, "birds", snapshot)) == []
+
+
 def test_a_lost_log_can_be_made_anew(place: Store) -> None:
     """An import takes what dasfs itself wrote by its manifests: compressed datapoints stay what they were."""
     add(place, "birds", 0, [b"x" * 5000, b"y"], compression="zstd:3", extension="txt")

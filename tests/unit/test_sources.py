@@ -89,6 +89,13 @@ def test_a_number_above_the_limit_is_refused(tree):
         find(tree)
 
 
+def test_an_extension_that_is_too_long_names_its_file(tree):
+    """Of a million files, the one with the wrong name is told."""
+    (tree / f"{1:020d}.{'x' * 80}").write_bytes(b"")
+    with pytest.raises(InvalidInput, match=rf"{tree}/{1:020d}.*can't be an extension"):
+        find(tree)
+
+
 def test_two_files_of_one_number_are_refused_by_both_names(tree):
     """The same number twice names both files."""
     (tree / NUMBERED).write_bytes(b"1")

@@ -87,6 +87,12 @@ def test_name_with_control_characters_stays_one_line() -> None:
     assert refusal(archive_of("a\nb\x1b")) == r"'a\nb\x1b': not the name of a datapoint"
 
 
+@pytest.mark.parametrize("name", ["ü" * 2**20, f"{1:020d}.{'x' * 2**20}", f"{2**63:020d}.{'x' * 2**20}"])
+def test_name_of_a_megabyte_is_cut_short(name: str) -> None:
+    """A long name may take megabytes; the message shows its beginning."""
+    assert len(refusal(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT) + END_OF_ARCHIVE)) < 500
+
+
 def test_archive_without_members() -> None:
     """Two zero blocks alone are a valid TAR file, but no datarange."""
     assert refusal(END_OF_ARCHIVE) == "the TAR file has no members"
@@ -166,7 +172,7 @@ def test_wrong_checksum_names_the_member() -> None:
     archive = bytearray(numbered(1, 2))
     archive[1024 + 105] ^= 1
     expected = f"{SECOND} (header at 1024, after {FIRST}): the header's checksum is wrong"
-    assert damage(archive) == expected
+    assert damage(bytes(archive)) == expected
 
 
 def test_something_else_than_a_tar_file() -> None:
