@@ -40,8 +40,8 @@ class IndexCacheMachine(RuleBasedStateMachine):
         self.index = self.open()
 
     def open(self) -> IndexCache:
-        # One page in memory: all others are read from the file.
-        return IndexCache(str(self.directory / "index.sqlite"), memory=PAGE_RECORDS * RECORD_SIZE)
+        # Few pages in memory: others are read from the file, and pages of what was dropped linger.
+        return IndexCache(str(self.directory / "index.sqlite"), memory=4 * PAGE_RECORDS * RECORD_SIZE)
 
     @rule(identity=identities, number=manifests)
     def save(self, identity: str, number: int) -> None:
@@ -110,4 +110,4 @@ class IndexCacheMachine(RuleBasedStateMachine):
 
 
 TestIndexCache = IndexCacheMachine.TestCase
-TestIndexCache.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestIndexCache.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -36,7 +36,7 @@ def index(path: str) -> Iterator[IndexCache]:
 
 def snapshot(name: str = "set", revision: int = 3) -> Snapshot:
     ranges = (datarange(0, 9), datarange(10, 19, 2))
-    return Snapshot(name, ID, Revision(revision), datetime.now(UTC).replace(microsecond=0), ranges, 20, 2)
+    return Snapshot(name, ID, Revision(revision), datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC), ranges, 20, 2)
 
 
 def damage(path: str, statement: str) -> None:
