@@ -95,14 +95,14 @@ async def opened_parts(
 async def wait_until(condition: Callable[[], bool]) -> None:
     """Return when `condition` holds."""
     with trio.fail_after(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for is no event of the test's
             await trio.sleep(0.005)
 
 
 async def eventually(question: Callable[[], Awaitable[bool]]) -> None:
     """Return when what `question` answers is true."""
     with trio.fail_after(PATIENCE_S):
-        while not await question():
+        while not await question():  # noqa: ASYNC110 - what is waited for is no event of the test's
             await trio.sleep(0.005)
 
 

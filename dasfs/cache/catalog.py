@@ -194,14 +194,15 @@ class Catalog:
 
         Raises `NotFound`, `Corrupt`, `StoreUnavailable`.
         """
-        view = self.known_view(snapshot.dataset_id, datarange.id)
-        if view is None:
-            key = (snapshot.dataset_id, datarange.id)
-            await self._flights.run(("view", key), lambda: self._load_view(snapshot, datarange))
+        key = (snapshot.dataset_id, datarange.id)
+        for _ in range(3):  # the index cache may turn out to be damaged just when it is read, and is built anew then
             view = self.known_view(*key)
-        if view is None:
-            raise Corrupt(f"the manifest of {snapshot.dataset} {datarange.id} was not kept by the index cache")
-        return view
+            if view is None:
+                await self._flights.run(("view", key), lambda: self._load_view(snapshot, datarange))
+                view = self.known_view(*key)
+            if view is not None:
+                return view
+        raise Corrupt(f"the manifest of {snapshot.dataset} {datarange.id} is not kept by the index cache")
 
     def known_view(self, dataset_id: str, datarange: DatarangeId) -> ManifestView | None:
         """Return a manifest that is in the index cache, without asking the store."""

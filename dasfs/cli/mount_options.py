@@ -80,7 +80,8 @@ def _default_cache(config: MountConfig, mountpoint: str) -> str:
     base = config.cache_dir
     if base is None:
         base = "/var/cache/dasfs" if os.getuid() == 0 else platformdirs.user_cache_dir("dasfs")
-    return os.path.join(base, mountpoint.strip("/").replace("-", "--").replace("/", "-") or "root")
+    name = mountpoint.strip("/").replace("%", "%25").replace("-", "%2D").replace("/", "-")
+    return os.path.join(base, name or "-")
 
 
 def _seconds(options: dict[str, str], name: str, default: float) -> float:

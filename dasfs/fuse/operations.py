@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
 import trio
@@ -24,6 +24,7 @@ import trio
 from dasfs.cache.index import IndexCache
 from dasfs.errors import DasfsError, NotFound, ObjectChanged
 from dasfs.formats.manifest import RECORD, RECORD_SIZE
+from dasfs.fuse.complaints import Complaints
 from dasfs.fuse.content import Content, OpenFile
 from dasfs.fuse.inodes import ROOT, STATUS_FILE
 from dasfs.fuse.status import Status
@@ -68,21 +69,23 @@ class _Text:
         self.data = data
 
 
-def _translated(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Let only `FUSEError` out of a handler, within the deadline of its mount."""
+def _translated(
+    handler: "Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]",
+) -> "Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]":
+    """Let only `FUSEError` out of a handler."""
 
     @functools.wraps(handler)
-    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+    async def guarded(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await handler(*args, **kwargs)
+            return await handler(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise
         except DasfsError as error:
             if error.errno_value not in (errno.ENOENT, errno.ESTALE):
-                log.warning("%s: %s", handler.__name__, error)
+                self.complaints.add(handler.__name__, error)
             raise pyfuse3.FUSEError(error.errno_value) from error
         except trio.TooSlowError as error:
-            log.warning("%s was not done within the deadline", handler.__name__)
+            self.complaints.add(handler.__name__, "not done within the deadline")
             raise pyfuse3.FUSEError(errno.ETIMEDOUT) from error
         except Exception as error:
             log.exception("unexpected error in %s", handler.__name__)
@@ -108,6 +111,7 @@ class Operations(pyfuse3.Operations):
         deadline_s: float,
     ) -> None:
         super().__init__()
+        self.complaints = Complaints(log)
         self._tree = tree
         self._content = content
         self._status = status
@@ -317,7 +321,6 @@ class Operations(pyfuse3.Operations):
         return entry
 
 
-@_translated
 async def _refuse(*_: object) -> NoReturn:
     raise pyfuse3.FUSEError(errno.EROFS)
 

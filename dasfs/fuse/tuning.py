@@ -32,7 +32,7 @@ _CLOEXEC: Final = 1
 
 
 def raise_limits(mountpoint: str) -> None:
-    """Let the kernel ask the mount at `mountpoint` for more at once, as far as this process may. Touches no file of it."""
+    """Let the kernel ask the mount at `mountpoint` for more at once, as far as this process may."""
     mounted = find_mount(mountpoint)
     if mounted is None:
         return
@@ -58,7 +58,8 @@ def _write(path: str, value: int, directory: int | None = None) -> None:
 def _connections() -> Iterator[int]:
     """Open the directory of the kernel's FUSE connections.
 
-    systemd mounts it below /sys, containers do not: a mount of our own is attached nowhere and goes with its descriptor.
+    systemd mounts it below /sys, containers do not. A mount of our own is attached nowhere, and goes with its
+    descriptor.
     """
     context = _call(_FSOPEN, b"fusectl", _CLOEXEC)
     try:

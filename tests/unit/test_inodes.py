@@ -1,5 +1,7 @@
 """Inode numbers: computed, distinct, and one for each content that a number ever had."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,7 +100,7 @@ def test_a_renewed_number_is_in_a_life_it_never_had(spans: list[list[int]]) -> N
                 past.add(life)
             else:
                 assert life == life_of(before, number)
-    assert all(left.last < right.first for left, right in zip(lives, lives[1:], strict=False))
+    assert all(left.last < right.first for left, right in itertools.pairwise(lives))
 
 
 @given(st.lists(small_spans, max_size=8), st.integers(0, 45))

@@ -1,5 +1,6 @@
 """The options of a mount: what is taken, what is refused, and which of several sources wins."""
 
+import contextlib
 import os
 
 import pytest
@@ -49,12 +50,13 @@ def test_what_can_not_be_is_named(option: str, words: str) -> None:
         parse_options([f"allow_other,{option}"])
 
 
-@pytest.mark.parametrize(
-    "option",
-    ["uid=-1", "uid=root", "uid=4294967295", "gid=0x1", "umask=8", "umask=1000", "umask=-1", "umask=", "refresh=0"]
-    + ["refresh=-1", "refresh=inf", "refresh=nan", "refresh=1e9", "deadline=", "deadline=soon", "cache-size=0"]
-    + ["cache-size=much", "cache-size=1X", "uid=²"],
-)
+BAD_VALUES = """
+    uid=-1 uid=root uid=4294967295 uid=² gid=0x1 umask=8 umask=1000 umask=-1 umask= refresh=0 refresh=-1 refresh=inf
+    refresh=nan refresh=1e9 deadline= deadline=soon cache-size=0 cache-size=much cache-size=1X
+"""
+
+
+@pytest.mark.parametrize("option", BAD_VALUES.split())
 def test_values_are_checked(option: str) -> None:
     """A value that the option can't have is `InvalidInput`, which names the option or the value."""
     name, _, value = option.partition("=")
@@ -65,10 +67,8 @@ def test_values_are_checked(option: str) -> None:
 @given(st.text(alphabet="abcdefghijklmnop=,_-0123456789./", max_size=40))
 def test_no_text_is_an_unexpected_error(text: str) -> None:
     """Whatever stands behind `-o` is taken, or refused as `InvalidInput`."""
-    try:
-        build(text)
-    except InvalidInput as error:
-        assert str(error)
+    with contextlib.suppress(InvalidInput):
+        assert build(text).mountpoint == "/mnt/data"
 
 
 def test_defaults() -> None:

@@ -86,7 +86,7 @@ def test_what_lies_below_the_mount_point_is_refused(tmp_path: Path) -> None:
     place.mkdir()
     (tmp_path / "link").symlink_to(place)
     for inner in (place, place / "cache", place / "a" / "b", tmp_path / "link" / "cache", place / ".." / "mnt" / "c"):
-        with pytest.raises(InvalidInput, match="the cache directory .* lies below"):
+        with pytest.raises(InvalidInput, match=r"the cache directory .* lies below"):
             check_outside(str(inner), str(place), "the cache directory")
     with pytest.raises(InvalidInput):
         check_outside(str(place / "cache"), str(tmp_path / "link"), "the cache directory")
