@@ -249,7 +249,8 @@ class Catalog:
         state = self._states.get(name)
         before = state.snapshot if state else None
         try:
-            after = await self._remote.call(_read_snapshot, self._store, name, before)
+            recalled = state is not None and state.refreshed_at is None
+            after = await self._remote.call(_read_snapshot, self._store, name, before, confirm=recalled)
             if before is not None and (after is None or not _same(before, after)):
                 await self._change(before, after or replace(before, dataranges=(), deleted=True))
         except DasfsError as error:
@@ -356,9 +357,9 @@ class Catalog:
         self.problem = problem
 
 
-def _read_snapshot(store: Store, name: str, known: Snapshot | None) -> Snapshot | None:
+def _read_snapshot(store: Store, name: str, known: Snapshot | None, *, confirm: bool) -> Snapshot | None:
     try:
-        return Dataset(store, name).snapshot(known)
+        return Dataset(store, name).snapshot(known, confirm=confirm)
     except NotFound:
         store.check()  # a store that is gone is another matter than a dataset that is gone
         return None
@@ -366,6 +367,6 @@ def _read_snapshot(store: Store, name: str, known: Snapshot | None) -> Snapshot 
 
 def _same(before: Snapshot, after: Snapshot) -> bool:
     """Return whether nothing was committed between. Without a log (revision 0), the dataranges tell."""
-    if (before.dataset_id, before.revision) != (after.dataset_id, after.revision):
+    if (before.dataset_id, before.revision, before.commit_id) != (after.dataset_id, after.revision, after.commit_id):
         return False
     return after.revision > 0 or before.dataranges == after.dataranges

@@ -47,7 +47,7 @@ def spawn(arguments: Sequence[str]) -> None:
 def open_log(path: str) -> int:
     """Return a descriptor that appends to the log file at `path`; its directory is made."""
     message = f"the log file {path} can't be written"
-    hint = "give another --log-file"
+    hint = "give another --cache-dir or --log-file"
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,14 +1,16 @@
 """Commits and checkpoints as JSON: the files below `log/`.
 
-    commit       {"format": 1, "revision", "commit_id", "time", "writer", "operation", "add": [datarange],
-    "remove":
-                 [{"first", "last", "counter"}]} and, only where they changed, "next_number",
-                 "last_counter", "configuration", "dataset_id" (a dataset begins), "deleted": true (it ends)
-    checkpoint   zstd of {"format": 1, "dataset", "dataset_id", "revision", "time", "next_number",
-    "last_counter",
-                 "configuration", "deleted", "dataranges": [datarange]}
-    datarange    {"first", "last", "counter", "tar_size", "manifest_size", "data_size", "named"}
-    configuration {"compression": "zstd:3", "datarange_size", "conditional_put"}
+    commit         {"format": 1, "revision", "commit_id", "parent", "time", "writer", "operation",
+                   "add": [datarange], "remove": [{"first", "last", "counter"}]}
+                   and, only where they changed, "next_number", "last_counter", "configuration",
+                   "dataset_id" (a dataset begins), "deleted": true (it ends)
+    checkpoint     zstd of {"format": 1, "dataset", "dataset_id", "revision", "commit_id", "time",
+                   "next_number", "last_counter", "configuration", "deleted", "dataranges": [datarange]}
+    datarange      {"first", "last", "counter", "tar_size", "manifest_size", "data_size", "named"}
+    configuration  {"compression": "zstd:3", "datarange_size", "conditional_put"}
+
+`parent` is the `commit_id` of the revision before, empty for revision 1: a log that was begun anew in the
+place of another one is noticed where their histories part.
 
 Times are ISO 8601 with their offset from UTC. Keys that a reader does not know are passed over: what must
 not be passed over gets another `format`.
@@ -44,6 +46,7 @@ def encode_commit(commit: Commit) -> bytes:
         "format": FORMAT,
         "revision": commit.revision,
         "commit_id": commit.commit_id,
+        "parent": commit.parent,
         "time": commit.time.isoformat(),
         "writer": commit.writer,
         "operation": commit.operation.value,
@@ -65,6 +68,7 @@ def decode_commit(data: bytes) -> Commit:
     return Commit(
         revision=Revision(fields.number("revision", low=1)),
         commit_id=fields.text("commit_id"),
+        parent=fields.text("parent"),
         time=fields.time("time"),
         writer=fields.text("writer"),
         operation=_operation(fields),
@@ -85,6 +89,7 @@ def encode_checkpoint(snapshot: Snapshot) -> bytes:
         "dataset": snapshot.dataset,
         "dataset_id": snapshot.dataset_id,
         "revision": snapshot.revision,
+        "commit_id": snapshot.commit_id,
         "time": snapshot.time.isoformat(),
         "next_number": snapshot.next_number,
         "last_counter": snapshot.last_counter,
@@ -114,6 +119,7 @@ def decode_checkpoint(data: bytes) -> Snapshot:
         dataset=fields.text("dataset"),
         dataset_id=fields.text("dataset_id"),
         revision=Revision(fields.number("revision", low=1)),
+        commit_id=fields.text("commit_id"),
         time=fields.time("time"),
         dataranges=dataranges,
         next_number=fields.number("next_number", high=MAX_NUMBER + 1),

@@ -54,12 +54,13 @@ class Dataset:
         self.name = name
         self.keys = self.log.keys
 
-    def snapshot(self, known: Snapshot | None = None) -> Snapshot:
+    def snapshot(self, known: Snapshot | None = None, *, confirm: bool = False) -> Snapshot:
         """Return the newest snapshot: by the log, or by rule (revision 0) where datas3t wrote it.
 
-        Raises `NotFound` when there is no such dataset, and what `CommitLog.head` raises.
+        `known` and `confirm` are those of `History.replay`. Raises `NotFound` when there is no such dataset,
+        and what `CommitLog.head` raises.
         """
-        snapshot = self.log.replay(known)
+        snapshot = self.log.replay(known, confirm=confirm)
         if snapshot.revision == 0:
             snapshot = foreign_snapshot(self.store, self.name) or snapshot
         return self.log.check_live(snapshot)

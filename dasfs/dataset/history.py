@@ -35,15 +35,16 @@ class History:
         self.dataset = check_dataset_name(dataset)
         self.keys = DatasetKeys(dataset)
 
-    def replay(self, known: Snapshot | None = None) -> Snapshot:
+    def replay(self, known: Snapshot | None = None, *, confirm: bool = False) -> Snapshot:
         """Return the newest snapshot, also of a dataset that was deleted; revision 0 where there is no log.
 
-        With `known`, one small request, and `known` itself, when nothing is new. Raises `Corrupt` for a hole,
-        a damaged commit, or a log that ends before `known`, and `Unsupported` for a log that a newer dasfs
-        wrote.
+        With `known`, one small request, and `known` itself, when nothing is new. `confirm` reads the commit of
+        that revision too: what was known long ago may be of a log that another one has replaced since. Raises
+        `Corrupt` for a hole, a damaged commit, or a log that ends before `known`, and `Unsupported` for a log
+        that a newer dasfs wrote.
         """
         if known is not None and known.revision > 0:
-            snapshot = self._catch_up(known)
+            snapshot = self._catch_up(known, confirm=confirm)
             if snapshot is not None:
                 return snapshot
         snapshot = self._from_checkpoint()
@@ -110,7 +111,7 @@ class History:
             raise Corrupt(f"{key}: it says that it is revision {commit.revision}")
         return commit
 
-    def _catch_up(self, known: Snapshot) -> Snapshot | None:
+    def _catch_up(self, known: Snapshot, *, confirm: bool) -> Snapshot | None:
         """Return the newest snapshot from `known` and the commits after it; None when they don't follow on.
 
         The listing starts at the known revision itself: if that is gone, the log was collected, emptied or
@@ -119,6 +120,8 @@ class History:
         try:
             revisions = self._list_revisions(known.revision - 1)
             if not revisions or revisions[0] != known.revision:
+                return None
+            if confirm and self._read_listed(known.revision).commit_id != known.commit_id:
                 return None
             return apply(known, *self._fetch(revisions[1:]))
         except Corrupt:

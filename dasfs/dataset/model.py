@@ -81,7 +81,8 @@ class Snapshot:
 
     `dataset_id` is new each time a dataset of this name is created, so that caches never mix two of the
     same name. `next_number` is the lowest number that was never reserved or used. `last_counter` is the
-    highest counter ever used.
+    highest counter ever used. `commit_id` is that of the last commit: it tells this history from another one that
+    somebody began in its place.
     """
 
     dataset: str
@@ -94,6 +95,7 @@ class Snapshot:
     configuration: Configuration = field(default_factory=Configuration)
     # A deleted dataset keeps its log, so that neither a revision nor a counter is ever used again.
     deleted: bool = False
+    commit_id: str = ""
 
     @property
     def count(self) -> int:
@@ -156,7 +158,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One entry of the log. What did not change is None. `dataset_id` is there where a dataset begins."""
+    """One entry of the log. What did not change is None. `dataset_id` is there where a dataset begins.
+
+    `parent` is the `commit_id` of the revision before, empty at the start of the log.
+    """
 
     revision: Revision
     commit_id: str
@@ -170,6 +175,7 @@ class Commit:
     configuration: Configuration | None = None
     dataset_id: str | None = None
     deleted: bool = False
+    parent: str = ""
 
 
 def nothing(dataset: str) -> Snapshot:
@@ -226,6 +232,7 @@ def make_commit(snapshot: Snapshot, change: Change, *, commit_id: str, time: dat
         configuration=change.configuration,
         dataset_id=change.dataset_id,
         deleted=change.delete_dataset,
+        parent=snapshot.commit_id,
     )
 
 
@@ -243,6 +250,8 @@ def apply(snapshot: Snapshot, *commits: Commit) -> Snapshot:
         where = f"revision {commit.revision} of {snapshot.dataset}"
         if commit.revision != snapshot.revision + 1:
             raise Corrupt(f"{where} follows revision {snapshot.revision}")
+        if commit.parent != snapshot.commit_id:
+            raise Corrupt(f"{where} follows another revision {snapshot.revision} than the one that is there")
         if (commit.dataset_id is not None) != snapshot.deleted:
             state = "is not there" if snapshot.deleted else "is there already, as if it began"
             raise Corrupt(f"{where} changes a dataset that {state}")
@@ -266,6 +275,7 @@ def _advance(snapshot: Snapshot, commit: Commit) -> Snapshot:
         last_counter=max(snapshot.last_counter, commit.last_counter or 0, *(d.id.counter for d in commit.add)),
         configuration=commit.configuration or (Configuration() if begins else snapshot.configuration),
         deleted=commit.deleted,
+        commit_id=commit.commit_id,
     )
 
 

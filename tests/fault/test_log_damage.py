@@ -201,3 +201,29 @@ def test_objects_that_are_no_commits_are_passed_over(place: Store) -> None:
         place.put(f"{log.keys.log}{name}", b"x")
     assert log.head() == history[-1]
     assert Dataset(place, "birds").snapshot(history[1]) == history[-1]
+
+
+def replace_log(place: Store, commits: int) -> CommitLog:
+    """Delete everything and begin another dataset of the same name, as somebody does who starts over."""
+    place.delete([info.key for info in list(place.list(""))])
+    return log_of(place, commits)[0]
+
+
+def test_a_log_in_the_place_of_another_is_noticed_by_its_next_commit(place: Store) -> None:
+    """Commits of another history are never applied to what was known of the old one."""
+    _, history = log_of(place)
+    log = replace_log(place, commits=6)
+    assert log.replay(history[-1]) == log.replay()
+
+
+def test_a_log_of_as_many_revisions_is_noticed_when_asked(place: Store) -> None:
+    """What was known long ago is confirmed: the same number of revisions does not make it the same log."""
+    _, history = log_of(place)
+    log = replace_log(place, commits=4)
+    assert log.replay(history[-1], confirm=True) == log.replay() != history[-1]
+
+
+def test_confirming_what_is_true_changes_nothing(place: Store) -> None:
+    """A confirmed snapshot is the very object that was known."""
+    log, history = log_of(place)
+    assert log.replay(history[-1], confirm=True) is history[-1]

@@ -197,6 +197,24 @@ def test_useless_manifests_are_dropped(store: FaultyStore, tmp_path: Path) -> No
     trio.run(main)
 
 
+def test_a_store_that_was_begun_anew_is_noticed_after_a_restart(store: FaultyStore, tmp_path: Path) -> None:
+    """A dataset of the same name and as many revisions as an earlier mount saw is still another dataset."""
+
+    async def look() -> Snapshot:
+        async with opened_parts(store, tmp_path) as parts:
+            state = await parts.catalog.dataset("first")
+            assert state is not None
+            return state.snapshot
+
+    before = trio.run(look)
+    inner = store.inner
+    inner.delete([info.key for info in list(inner.list("datas3t/first/"))])
+    datasets.add(inner, "first", 0, [b"other"])
+    after = trio.run(look)
+    assert after.revision == before.revision
+    assert after.dataset_id != before.dataset_id
+
+
 def test_the_last_snapshot_is_served_in_an_outage(
     store: FaultyStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -44,6 +44,7 @@ COMMITS = st.builds(
     configuration=st.none() | CONFIGURATIONS,
     dataset_id=st.none() | TEXTS,
     deleted=st.booleans(),
+    parent=TEXTS,
 )
 COMMIT = Commit(Revision(7), "an-id", datetime(2024, 1, 2, tzinfo=UTC), "host:1", Operation.UPLOAD, (datarange(0, 9),))
 SNAPSHOT = Snapshot(

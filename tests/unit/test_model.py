@@ -177,18 +177,19 @@ def test_configuration_stays_until_it_is_changed() -> None:
     ("commit", "problem"),
     [
         ({"revision": Revision(9)}, "follows revision"),
+        ({"parent": "other"}, "follows another revision 2"),
         ({"remove": (B.id,)}, "not live"),
         ({"add": (datarange(9, 10, 5),)}, "overlaps"),
         ({"add": (datarange(2, 3, 5),)}, "overlaps"),
         ({"deleted": True}, "leaves 1 dataranges"),
         ({"dataset_id": "other"}, "is there already"),
     ],
-    ids=["revision", "removal", "overlap", "inside", "deletion", "beginning"],
+    ids=["revision", "parent", "removal", "overlap", "inside", "deletion", "beginning"],
 )
 def test_a_log_that_contradicts_itself_is_corrupt(commit: dict[str, object], problem: str) -> None:
     """What no writer of ours can have committed is not applied, and the message says why."""
     snapshot = after(created(), upload(A))
-    plain = Commit(Revision(3), "c", NOW, "test:1", Operation.UPLOAD)
+    plain = Commit(Revision(3), "c", NOW, "test:1", Operation.UPLOAD, parent=snapshot.commit_id)
     with pytest.raises(Corrupt, match=problem):
         apply(snapshot, replace(plain, **commit))  # type: ignore[arg-type]
 
