@@ -17,6 +17,7 @@ import fcntl
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -27,6 +28,8 @@ from dasfs.errors import AccessDenied, AlreadyExists, DasfsError, InvalidInput, 
 log = logging.getLogger(__name__)
 
 VERSION: Final = b"dasfs cache 1\n"
+# umount(8) is done before our process is: a mount that follows at once waits for it.
+LOCK_TIMEOUT_S: Final = 3.0
 _OWN: Final = "dasfs-cache"
 _DISCARDED: Final = "discarded-"
 # Room for the databases to start; less than that and the first write of the mount fails.
@@ -98,13 +101,14 @@ class CacheDirectory:
         self.close()
 
     def _take_lock(self, path: str, mount_point: str | None) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AlreadyExists(
-                f"the cache directory {path} is in use by {_read_owner(self._lock)}",
-                hint="give another --cache-dir",
-            ) from error
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        while not _lock_now(self._lock):
+            if time.monotonic() > deadline:
+                raise AlreadyExists(
+                    f"the cache directory {path} is in use by {_read_owner(self._lock)}",
+                    hint="give another --cache-dir",
+                )
+            time.sleep(0.05)
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, os.fsencode(f"{os.getpid()}\n{mount_point or ''}"), 0)
 
@@ -139,6 +143,14 @@ class CacheDirectory:
         # Last: until the old content is out of the way, the marker says that it is old.
         with open(self.path("version"), "wb") as file:
             file.write(VERSION)
+
+
+def _lock_now(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read_owner(lock: int) -> str:

@@ -98,4 +98,4 @@ def _error_of(state: RetryCallState) -> BaseException | None:
 
 
 def _report(state: RetryCallState) -> None:
-    log.info("trying again in %.1f s: %s", state.upcoming_sleep, _error_of(state))
+    log.debug("trying again in %.1f s: %s", state.upcoming_sleep, _error_of(state))

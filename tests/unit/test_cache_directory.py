@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     with CacheDirectory.open(str(tmp_path / "a" / "cache")) as directory:
         assert os.stat(directory.root).st_mode & 0o777 == 0o700
         assert directory.path("x").startswith(str(tmp_path / "a" / "cache"))
+
+
+def test_a_user_who_is_about_to_leave_is_waited_for(tmp_path: Path) -> None:
+    """A mount right after an umount finds the cache directory locked for a moment, and takes it then."""
+    first = CacheDirectory.open(str(tmp_path))
+    leaving = threading.Timer(0.2, first.close)
+    leaving.start()
+    with CacheDirectory.open(str(tmp_path)):
+        leaving.join()
 
 
 def test_a_second_user_is_told_who_the_first_is(tmp_path: Path) -> None:
