@@ -34,10 +34,9 @@ def setting(default: Any, parse: Callable[[Any], Any]) -> Any:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
+    if not (isinstance(value, str) and value):
         raise InvalidInput("it must be a text in quotes")
-    text: str = value
-    return text
+    return str(value)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -49,7 +48,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _directory(value: Any) -> str:
     if not os.path.isabs(_text(value)):
         raise InvalidInput(f"{value!r} must be a whole path, beginning with '/'")
-    return os.path.normpath(value)
+    return os.path.normpath(_text(value))
 
 
 def _size(value: Any) -> int:

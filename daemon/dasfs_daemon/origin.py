@@ -188,14 +188,13 @@ class OriginJournal:
             found: Any = db.execute(oldest, (self._origin,)).get
             return Waiting(numbered, unnumbered, size + more, found)
 
-    def numbered_waiting(self, limit: int, after: tuple[int, int] = (-1, -1)) -> list[FileRow]:
-        """Return the next waiting files that have a number by their name, ascending by number and id."""
-        condition = "numbered = 1 AND (number, id) > (?, ?) ORDER BY number, id"
-        return self._waiting_files(condition, after, limit)
+    def numbered_waiting(self, limit: int) -> list[FileRow]:
+        """Return the first waiting files that have a number by their name, ascending by number and id."""
+        return self._waiting_files("numbered = 1 ORDER BY number, id", limit)
 
     def unnumbered_waiting(self, limit: int) -> list[FileRow]:
         """Return the first waiting files that need a number, in the order in which they became complete."""
-        return self._waiting_files("numbered = 0 ORDER BY id", (), limit)
+        return self._waiting_files("numbered = 0 ORDER BY id", limit)
 
     def numbers_between(self, first: int, last: int) -> list[int]:
         """Return which of these numbers a file of the journal has, ascending; those that only wait count, too."""
@@ -203,16 +202,19 @@ class OriginJournal:
         with self._transaction() as db:
             return [row[0] for row in db.execute(query, (self._origin, first, last))]
 
-    def is_on_its_way(self, number: int) -> bool:
-        """Return whether a file in a datarange has this number."""
-        query = "SELECT 1 FROM file WHERE origin = ? AND number = ? AND datarange IS NOT NULL"
+    def numbers_on_their_way(self) -> list[int]:
+        """Return the numbers of all files in dataranges that are not committed yet."""
+        query = (
+            "SELECT number FROM datarange JOIN file ON file.datarange = datarange.id"
+            " WHERE datarange.origin = ? AND datarange.state != 'committed'"
+        )
         with self._transaction() as db:
-            return db.execute(query, (self._origin, number)).get is not None
+            return [row[0] for row in db.execute(query, (self._origin,))]
 
-    def _waiting_files(self, condition: str, bindings: tuple[int, ...], limit: int) -> list[FileRow]:
+    def _waiting_files(self, condition: str, limit: int) -> list[FileRow]:
         query = f"{_FILE} WHERE origin = ? AND datarange IS NULL AND refused IS NULL AND {condition} LIMIT ?"
         with self._transaction() as db:
-            return [_file(row) for row in db.execute(query, (self._origin, *bindings, limit))]
+            return [_file(row) for row in db.execute(query, (self._origin, limit))]
 
     def dataset_id(self) -> str:
         """Return which dataset was met last; empty before the first."""

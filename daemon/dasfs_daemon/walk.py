@@ -27,7 +27,7 @@ class Found:
 
 @dataclass(slots=True)
 class Walk:
-    """What one walk met. `odd` is told of what is neither a file nor a directory, `closed_off` of what can't be read."""
+    """A walk: `odd` is told of what is neither a file nor a directory, `closed_off` of what can't be read."""
 
     top: bytes
     ignore: Ignore
