@@ -8,7 +8,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -128,8 +128,9 @@ class DaemonConfig:
         return self.spool_directory or os.path.join(self.state_directory, "spool")
 
     def location(self, dataset: str) -> StoreLocation:
-        """Return where the store of a dataset is."""
-        return resolve_store(Config(stores=self.stores), self.datasets[dataset].store)
+        """Return where the store of a dataset is. Raises `InvalidInput` for one that is nowhere."""
+        location = resolve_store(Config(stores=self.stores), self.datasets[dataset].store)
+        return replace(location, url=str(parse_store_url(location.url)))
 
 
 _STORE_PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
@@ -178,9 +179,12 @@ class Reader:
             self.mistake(("datasets",), "there is no [datasets.NAME]: nothing to do")
         config = DaemonConfig(**values, limits=limits or LimitsConfig(), stores=stores, datasets=datasets)
         for name, dataset in datasets.items():
-            if "://" not in dataset.store and dataset.store not in (document.get("stores") or {}):
-                there = f"the file has {', '.join(sorted(stores))}" if stores else "the file has no [stores.NAME]"
-                self.mistake(("datasets", name, "store"), f"there is no store {dataset.store!r}; {there}")
+            if dataset.store in (document.get("stores") or {}):
+                continue  # what is wrong with it is told where it stands
+            try:
+                config.location(name)
+            except InvalidInput as error:
+                self.mistake(("datasets", name, "store"), str(error))
         return config
 
     def mistake(self, path: Path, message: str) -> None:
@@ -273,14 +277,3 @@ class Reader:
             if key not in known:
                 nearest = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
                 self.mistake((*path, key), f"unknown key; did you mean {nearest[0]!r}?")
-
-
-def load(file: str) -> DaemonConfig:
-    """Return the configuration of `file`. Raises `InvalidInput` with the first mistake, `NotFound`, `AccessDenied`."""
-    reader = Reader(file)
-    config = reader.read()
-    if config is None or reader.mistakes:
-        more = len(reader.mistakes) - 1
-        hint = f"and {more} more: 'dasfs daemon --config {file} --check' lists them" if more else None
-        raise InvalidInput(str(reader.mistakes[0]), hint=hint)
-    return config

@@ -306,11 +306,12 @@ class OriginJournal:
             db.execute("DELETE FROM file WHERE datarange = ?", (datarange.id,))
             db.execute("DELETE FROM datarange WHERE id = ? AND state = 'committed'", (datarange.id,))
 
-    def dataranges(self) -> list[DatarangeRow]:
-        """Return all dataranges that are on their way or whose files are kept, the oldest first."""
-        query = f"{_DATARANGE} WHERE origin = ? ORDER BY id"
+    def dataranges(self, state: State | None = None) -> list[DatarangeRow]:
+        """Return the dataranges that are on their way or whose files are kept, all or of one state, oldest first."""
+        query = f"{_DATARANGE} WHERE origin = ? AND state IN (?, ?, ?) ORDER BY id"
+        states = [each.value for each in State] if state is None else [state.value] * len(State)
         with self._transaction() as db:
-            return [_datarange(row) for row in db.execute(query, (self._origin,))]
+            return [_datarange(row) for row in db.execute(query, (self._origin, *states))]
 
     def files_of(self, datarange: DatarangeRow) -> list[FileRow]:
         """Return the files of a datarange that are left, ascending by number."""

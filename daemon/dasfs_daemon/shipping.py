@@ -7,6 +7,7 @@ the journal and in the log.
 raise `Closed` once the dataset was stopped or the datarange was given back.
 """
 
+import errno
 import os
 import threading
 import time
@@ -15,14 +16,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
-from dasfs.dataset.local import READ_SIZE, Source, open_source, read
+from dasfs.dataset.local import READ_SIZE, open_source, read
 from dasfs.dataset.model import Change, Operation, Snapshot
-from dasfs.dataset.writer import DatarangeWriter, PackedDatarange, is_uploaded, upload
-from dasfs.errors import AccessDenied, Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
+from dasfs.dataset.writer import MAX_COUNTER_TRIES, DatarangeWriter, PackedDatarange, is_uploaded, upload
+from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
 from dasfs.formats.compression import Compression
-from dasfs_daemon.files import Removal, make_source, remove
+from dasfs_daemon.checks import check_directory
+from dasfs_daemon.files import Removal, make_source, remove, stamp_of
 from dasfs_daemon.journal import Closed
-from dasfs_daemon.origin import DatarangeRow, FileRow, OriginJournal, State
+from dasfs_daemon.origin import DatarangeRow, FileRow, OriginJournal, Stamp, State
+from dasfs_daemon.rejects import Rejects
 from dasfs_daemon.throttle import Throttle
 
 # An upload that was finished longer ago is looked at again before it is committed: `collect` may have taken it for
@@ -55,6 +58,14 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a datarange was given back without: files to be looked at again, and whether one was rejected."""
+
+    changed: tuple[bytes, ...]
+    rejected: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where the datapoints of one write directory come from and how they are packed."""
 
@@ -76,7 +87,13 @@ class Shipping:
         self._stop = stop
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
+        self._skipped_counters = 0
         self._uploaded_at: dict[int, float] = {}  # datarange row -> monotonic
+
+    @property
+    def revision(self) -> int:
+        """The newest revision that is known here."""
+        return 0 if self._snapshot is None else self._snapshot.revision
 
     def refresh(self) -> Snapshot:
         """Return the newest snapshot. Raises `Replaced` when the dataset is another one than before."""
@@ -130,9 +147,25 @@ class Shipping:
                 _add(writer, file, self._place.directory)
             return writer.finish()
 
-    def give_back(self, row: DatarangeRow, gone: FileRow | None = None) -> None:
-        """Let the files of a datarange that is not committed wait again, without the one that is `gone`."""
-        self._journal.give_back(row, [] if gone is None else [gone.id])
+    def leave_out(self, row: DatarangeRow, failed: PackFailed, rejects: Rejects) -> LeftOut:
+        """Give a datarange back without the files that can't be packed; see what else changed meanwhile.
+
+        Raises `NotFound` while the write directory itself is away: then nothing is known of its files.
+        """
+        check_directory(self._place.directory)
+        top = os.fsencode(self._place.directory)
+        files = self._journal.files_of(row)
+        changed = {file for file in files if _stamp(os.path.join(top, file.path)) != file.stamp}
+        rejected = False
+        if isinstance(failed.error, ObjectChanged | NotFound):
+            changed.add(failed.file)
+        elif failed.file not in changed:
+            rejected = rejects.move(failed.file.path, str(failed.error))
+        gone = [file.id for file in changed] + ([failed.file.id] if rejected else [])
+        self._journal.give_back(row, gone)
+        if not rejected and failed.file not in changed:
+            self._journal.refuse(failed.file.path, str(failed.error))
+        return LeftOut(tuple(file.path for file in changed), rejected)
 
     def upload(self, row: DatarangeRow, packed: PackedDatarange, sent: Callable[[int], None]) -> DatarangeRow:
         """Put a packed datarange into the store and note it. `sent` is told of bytes, from this thread."""
@@ -141,8 +174,13 @@ class Shipping:
             sent(size)
             self._throttle.take(size, self._stop)
 
-        counter = (self._snapshot or self.refresh()).last_counter + 1
-        uploaded = upload(self._dataset.store, self._dataset.keys, packed, counter, progress)
+        counter = (self._snapshot or self.refresh()).last_counter + 1 + self._skipped_counters
+        try:
+            uploaded = upload(self._dataset.store, self._dataset.keys, packed, counter, progress)
+        except Conflict:
+            # A store that takes manifests and no TARs, for hours: each attempt used up one.
+            self._skipped_counters += MAX_COUNTER_TRIES
+            raise
         self._uploaded_at[row.id] = time.monotonic()
         return self._journal.uploaded(row, uploaded)
 
@@ -232,16 +270,33 @@ class Shipping:
         return any(added.id == wanted for commit in commits for added in commit.add)
 
 
+def _stamp(path: bytes) -> Stamp | None:
+    try:
+        return stamp_of(os.lstat(path))
+    except OSError:
+        return None
+
+
 def _add(writer: DatarangeWriter, file: FileRow, directory: str) -> None:
-    """Add one file to a TAR. Raises `PackFailed`, `NoSpace`."""
+    """Add one file to a TAR. Raises `PackFailed` for what is wrong with the file, and `NoSpace` and the like."""
     assert file.number is not None
     try:
-        source: Source = make_source(directory, file)
+        source = make_source(directory, file)
         name = None if file.numbered else source.original
         if source.size <= READ_SIZE:
             writer.add(file.number, source.extension, source.mtime, read(source), None, name)
         else:
             with open_source(source) as content:
                 writer.add(file.number, source.extension, source.mtime, content, source.size, name)
-    except (ObjectChanged, NotFound, AccessDenied, InvalidInput) as error:
+    except (ObjectChanged, InvalidInput) as error:
         raise PackFailed(file, error) from error
+    except DasfsError as error:
+        # What is wrong with a source names its path; the rest is about the file that is packed into.
+        if _is_passing(error) or not error.message.startswith(source.path):
+            raise
+        raise PackFailed(file, error) from error
+
+
+def _is_passing(error: DasfsError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)

@@ -84,15 +84,29 @@ class Walk:
                 self.closed_off(directory, error)
 
 
-def remove_empty(top: bytes, directory: bytes, before: float) -> bool:
-    """Remove a sub-directory that is empty and was last changed before `before`; return whether it is gone."""
-    path = os.path.join(top, directory)
+def remove_empty(top: bytes, directory: bytes, before: float) -> tuple[bytes, float] | None:
+    """Remove a sub-directory that is empty and was last changed before `before` (seconds since 1970), and those above
+    it that are so, too.
+
+    Returns the first that is too young, and when it was last changed; None: all are gone, in use or not to be removed.
+    """
+    changed = _changed(top, directory)
+    while changed is not None and directory:
+        if changed >= before:
+            return directory, changed
+        # Removing it changes the one above, whose age counts as it was.
+        parent = os.path.dirname(directory)
+        changed = _changed(top, parent)
+        try:
+            os.rmdir(os.path.join(top, directory))
+        except OSError:
+            return None
+        directory = parent
+    return None
+
+
+def _changed(top: bytes, directory: bytes) -> float | None:
     try:
-        if os.lstat(path).st_mtime >= before:
-            return False
-        os.rmdir(path)
-    except FileNotFoundError:
-        return True
+        return os.lstat(os.path.join(top, directory)).st_mtime
     except OSError:
-        return False  # not empty, or not ours to remove: it may stay
-    return True
+        return None
