@@ -90,8 +90,9 @@ def check_intact(store: Store, contents: list[bytes], name: str = "set") -> None
         [6 * MIB, 100, 5 * MIB + 700_000],
         [100, 200, 13 * MIB, 300, 400, 500],
         [4 * MIB, 4 * MIB, 4 * MIB, 7 * MIB, 1, 12 * MIB],
+        [100, 6 * MIB, 200, 300, 7 * MIB],
     ],
-    ids=["small", "large", "small around large", "mixed"],
+    ids=["small", "large", "small around large", "mixed", "merged behind a large one that is fetched"],
 )
 def test_an_aggregate_is_what_packing_at_once_gives(store: Store, sizes: list[int], tmp_path: Path) -> None:
     """TAR and index are byte for byte those of one fresh datarange; `verify` and `tar` find nothing wrong."""
