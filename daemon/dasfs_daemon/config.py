@@ -179,7 +179,8 @@ class Reader:
             self.mistake(("datasets",), "there is no [datasets.NAME]: nothing to do")
         config = DaemonConfig(**values, limits=limits or LimitsConfig(), stores=stores, datasets=datasets)
         for name, dataset in datasets.items():
-            if dataset.store in (document.get("stores") or {}):
+            written = document.get("stores")
+            if isinstance(written, dict) and dataset.store in written:
                 continue  # what is wrong with it is told where it stands
             try:
                 config.location(name)

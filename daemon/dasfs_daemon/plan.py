@@ -55,8 +55,9 @@ def cut_runs(files: Iterable[FileRow], target_size: int) -> Iterator[Run]:
     for file in files:
         added = tar_size(file)
         full = size + added > target_size or len(run) >= MAX_FILES
-        if run and (full or not _follows(run[-1], file)):
-            yield Run(run, full)
+        follows = bool(run) and _follows(run[-1], file)
+        if run and (full or not follows):
+            yield Run(run, (full and follows) or size >= target_size)
             run, size = [], len(END_OF_ARCHIVE)
         run.append(file)
         size += added

@@ -12,15 +12,17 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.local import READ_SIZE, open_source, read
-from dasfs.dataset.model import Change, Operation, Snapshot
+from dasfs.dataset.model import Change, Operation, Snapshot, apply
 from dasfs.dataset.writer import MAX_COUNTER_TRIES, DatarangeWriter, PackedDatarange, is_uploaded, upload
 from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
 from dasfs.formats.compression import Compression
+from dasfs.names import Revision
 from dasfs_daemon.checks import check_directory
 from dasfs_daemon.files import Removal, make_source, remove, stamp_of
 from dasfs_daemon.journal import Closed
@@ -88,6 +90,7 @@ class Shipping:
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._skipped_counters = 0
+        self._searched: dict[int, int] = {}  # datarange row -> the last revision that does not add it
         self._uploaded_at: dict[int, float] = {}  # datarange row -> monotonic
 
     @property
@@ -96,12 +99,19 @@ class Shipping:
         return 0 if self._snapshot is None else self._snapshot.revision
 
     def refresh(self) -> Snapshot:
-        """Return the newest snapshot. Raises `Replaced` when the dataset is another one than before."""
-        with self._lock:
-            known = self._snapshot
-        # A dataset that was emptied and created anew is no continuation of the known one; `head` sees that.
-        snapshot = self._dataset.log.head(known)
-        return self._note(snapshot)
+        """Return the newest snapshot. Raises `Replaced` when the dataset is another one than before.
+
+        Commit by commit, so that on a store that fails now and then each attempt gets further than the last.
+        """
+        known = self._snapshot
+        while known is not None:
+            try:
+                commit = self._dataset.log.read_commit(Revision(known.revision + 1))
+                known = self._note(apply(known, commit))
+            except (NotFound, Corrupt):
+                break  # nothing is new, or `head` says what is wrong
+        # A log that was emptied, or set back to an older state, is noticed here.
+        return self._note(self._dataset.log.head(self._snapshot))
 
     def _note(self, snapshot: Snapshot) -> Snapshot:
         with self._lock:
@@ -258,16 +268,23 @@ class Shipping:
 
     def _committed(self, row: DatarangeRow) -> DatarangeRow:
         self._uploaded_at.pop(row.id, None)
+        self._searched.pop(row.id, None)
         return self._journal.committed(row, time.time())
 
     def _is_in_log(self, row: DatarangeRow) -> bool:
         """Return whether the log ever had this datarange, also if it was aggregated or deleted since."""
         assert row.uploaded is not None
-        wanted = row.uploaded.id
-        if self.refresh().holds(wanted):
+        head = self.refresh()
+        if head.holds(row.uploaded.id):
             return True
-        commits = self._dataset.log.commits(row.base_revision)
-        return any(added.id == wanted for commit in commits for added in commit.add)
+        for revision in range(self._searched.get(row.id, row.base_revision) + 1, head.revision + 1):
+            # A commit that is not there any more is older than 90 days; the numbers and the paths will tell then.
+            with suppress(NotFound):
+                commit = self._dataset.log.read_commit(Revision(revision))
+                if any(added.id == row.uploaded.id for added in commit.add):
+                    return True
+            self._searched[row.id] = revision
+        return False
 
 
 def _stamp(path: bytes) -> Stamp | None:
