@@ -10,17 +10,31 @@ Only this module and `dasfs.cli` read the environment.
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final
 
 from dasfs.dataset.spool import DEFAULT_DIRECTORY
 from dasfs.errors import AccessDenied, InvalidInput, NotFound
+from dasfs.names import MAX_NUMBER
 from dasfs.stores.base import StoreOptions
 
 SYSTEM_FILE: Final = "/etc/dasfs/config.toml"
+
+_UNITS: Final = {
+    "": 1,
+    "B": 1,
+    **{unit + form: 1024 ** (power + 1) for power, unit in enumerate("KMGT") for form in ("", "IB")},
+    **{unit + "B": 1000 ** (power + 1) for power, unit in enumerate("KMGT")},
+}
+_SIZE: Final = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*([KMGT]i?B|[KMGT]|B|)", re.ASCII | re.IGNORECASE)
+_DURATION: Final = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,6})?)\s*([smhd]?)", re.ASCII)
+_TIME_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +148,23 @@ def resolve_store(config: Config, store: str | None) -> StoreLocation:
     if known.deadline is not None:
         options = replace(options, deadline_s=known.deadline)
     return StoreLocation(known.url, options)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that `64MiB`, `64M` (binary, as in coreutils), `64MB` (decimal) or `64` stand for."""
+    match = _SIZE.fullmatch(text.strip())
+    size = int(Fraction(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if not 1 <= size <= MAX_NUMBER:
+        raise InvalidInput(f"{text!r} is not a size", hint="write it as 64MiB, 64M, 1G or in bytes")
+    return size
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return what `90s`, `30m`, `24h`, `7d` or `0` stands for. Raises `InvalidInput`."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise InvalidInput(f"{text!r} is not a time", hint="write it as 90s, 30m, 24h or 7d")
+    return timedelta(**{_TIME_UNITS[match[2] or "s"]: float(match[1])})
 
 
 def _store_hint(config: Config, wanted: str) -> str:

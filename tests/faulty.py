@@ -8,7 +8,7 @@ says what shall happen to it. Plans are made by `nth`, `at_random`, `during`, or
 
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from enum import Enum, auto
 from typing import TypeVar
@@ -130,7 +130,7 @@ class FaultyStore(Store):
     def put_stream(self, key: str, chunks: Iterable[bytes | memoryview]) -> ObjectInfo:
         return self._run("put_stream", key, lambda: self.inner.put_stream(key, chunks))
 
-    def compose(self, key: str, pieces: Sequence[CopyPiece | bytes]) -> ObjectInfo:
+    def compose(self, key: str, pieces: Iterable[CopyPiece | bytes]) -> ObjectInfo:
         return self._run("compose", key, lambda: self.inner.compose(key, pieces))
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:

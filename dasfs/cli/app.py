@@ -34,7 +34,9 @@ COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "mount": LazyCommand("dasfs.cli.mount", "Show the datasets of a store as plain directories."),
     "umount": LazyCommand("dasfs.cli.mount", "Take a mount away."),
     "datarange": LazyCommand("dasfs.cli.datarange", "List, upload, download and delete dataranges."),
+    "aggregate": LazyCommand("dasfs.cli.aggregate", "Join neighbouring small dataranges into large ones."),
     "collect": LazyCommand("dasfs.cli.collect", "Delete objects that no live revision needs."),
+    "daemon": LazyCommand("dasfs.cli.daemon", "Move what arrives in write directories into a store, for ever."),
     "completion": LazyCommand("dasfs.cli.completion", "Print the code that completes dasfs commands in a shell."),
 }
 

@@ -1,12 +1,9 @@
 """What the commands share: their settings, the types of their arguments, and opening a store."""
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -14,6 +11,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from dasfs import config as configuration
+from dasfs.config import parse_duration as parse_duration
+from dasfs.config import parse_size as parse_size
 from dasfs.errors import InvalidInput
 from dasfs.names import MAX_NUMBER, check_dataset_name
 
@@ -22,16 +21,6 @@ if TYPE_CHECKING:
     from dasfs.stores.base import Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_UNITS: Final = {
-    "": 1,
-    "B": 1,
-    **{unit + form: 1024 ** (power + 1) for power, unit in enumerate("KMGT") for form in ("", "IB")},
-    **{unit + "B": 1000 ** (power + 1) for power, unit in enumerate("KMGT")},
-}
-_SIZE: Final = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*([KMGT]i?B|[KMGT]|B|)", re.ASCII | re.IGNORECASE)
-_DURATION: Final = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,6})?)\s*([smhd]?)", re.ASCII)
-_TIME_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass
@@ -56,15 +45,6 @@ class NumberRange:
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
-def parse_size(text: str) -> int:
-    """Return the bytes that `64MiB`, `64M` (binary, as in coreutils), `64MB` (decimal) or `64` stand for."""
-    match = _SIZE.fullmatch(text.strip())
-    size = int(Fraction(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if not 1 <= size <= MAX_NUMBER:
-        raise InvalidInput(f"{text!r} is not a size", hint="write it as 64MiB, 64M, 1G or in bytes")
-    return size
-
-
 def parse_number(text: str) -> int:
     """Return a datapoint's number; leading zeros are fine. Raises `InvalidInput`, also above 2^63-1."""
     if not (text.isascii() and text.isdigit()):
@@ -82,14 +62,6 @@ def parse_range(text: str) -> NumberRange:
     if numbers.last < numbers.first:
         raise InvalidInput(f"{text}: the last number is below the first")
     return numbers
-
-
-def parse_duration(text: str) -> timedelta:
-    """Return what `90s`, `30m`, `24h`, `7d` or `0` stands for. Raises `InvalidInput`."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise InvalidInput(f"{text!r} is not a time", hint="write it as 90s, 30m, 24h or 7d")
-    return timedelta(**{_TIME_UNITS[match[2] or "s"]: float(match[1])})
 
 
 def parse_compression(text: str) -> "Compression":

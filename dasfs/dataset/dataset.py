@@ -119,7 +119,7 @@ class Dataset:
             if len(inside) > 1:
                 there += f" to {inside[-1].first}-{inside[-1].last}"
             raise InvalidInput(
-                f"only whole dataranges can be deleted, {first}-{last} is none", hint=f"there is {there}"
+                f"only whole dataranges can be deleted or aggregated, {first}-{last} is none", hint=f"there is {there}"
             )
         return inside
 

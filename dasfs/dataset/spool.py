@@ -56,6 +56,22 @@ class Spool:
         self._write_out()
         return block_crcs
 
+    def cut(self) -> bytes:
+        """Return the checksums of the blocks since the last cut, or since the start; the next begin here."""
+        self._flush()
+        block_crcs = self._checksums.finish()
+        self._checksums = BlockChecksums()
+        return block_crcs
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`, after `finish`."""
+        parts = []
+        with self._translated():
+            while size and (part := os.pread(self._file.fileno(), size, offset)):
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     def chunks(self) -> Iterator[bytes]:
         """Yield what was written from its start, in pieces of 1 MiB."""
         offset = 0

@@ -274,6 +274,27 @@ def _changed(number: int, expected: int, found: int) -> ObjectChanged:
     )
 
 
+def put_manifest(
+    store: Store, keys: DatasetKeys, build: Callable[[int], Manifest], counter: int
+) -> tuple[Manifest, int]:
+    """Put the manifest that `build` returns for the first free counter from `counter` on; return it and its size.
+
+    The key is the caller's from then on: whoever wants the same numbers and counter finds it taken. Raises
+    `Conflict` where 100 counters in a row are taken.
+    """
+    for each in range(counter, counter + MAX_COUNTER_TRIES):
+        manifest = build(each)
+        encoded = manifest.encode()
+        try:
+            put_new(store, keys.manifest(manifest.id), encoded)
+        except AlreadyExists:
+            continue
+        return manifest, len(encoded)
+    raise Conflict(
+        f"no free counter from {counter} on for datapoints {manifest.id.first}-{manifest.id.last} of {keys.dataset}"
+    )
+
+
 def upload(
     store: Store, keys: DatasetKeys, packed: PackedDatarange, counter: int, progress: Progress | None = None
 ) -> Datarange:
@@ -283,23 +304,12 @@ def upload(
     another writer is skipped, so that no object is ever written twice. `progress` is told the bytes that
     were handed to the store. Nothing is cleaned up after an error: `collect` does that, whoever left it.
     """
-    for each in range(counter, counter + MAX_COUNTER_TRIES):
-        manifest = packed.manifest(each)
-        encoded = manifest.encode()
-        try:
-            put_new(store, keys.manifest(manifest.id), encoded)
-        except AlreadyExists:
-            continue
-        break
-    else:
-        raise Conflict(
-            f"no free counter from {counter} on for datapoints {packed.first}-{packed.last} of {keys.dataset}"
-        )
+    manifest, manifest_size = put_manifest(store, keys, packed.manifest, counter)
     info = store.put_stream(keys.tar(manifest.id), packed.chunks(progress))
     if info.size != packed.tar_size:
         raise Corrupt(f"{info.key}: the store has {info.size} bytes of it, {packed.tar_size} were sent")
     store.put(keys.index(manifest.id), packed.index)
-    return Datarange(manifest.id, packed.tar_size, len(encoded), packed.data_size, packed.named)
+    return Datarange(manifest.id, packed.tar_size, manifest_size, packed.data_size, packed.named)
 
 
 def is_uploaded(store: Store, keys: DatasetKeys, datarange: Datarange) -> bool:

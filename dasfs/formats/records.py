@@ -20,7 +20,7 @@ RECORD: Final = struct.Struct(">QQQqIHBx")
 RECORD_SIZE: Final = RECORD.size
 
 # Seen as 64-bit words, five a record: content offset, stored size, true size, mtime, and the rest.
-_WORDS: Final = RECORD_SIZE // 8
+WORDS: Final = RECORD_SIZE // 8
 _CODEC_AT: Final = 38
 _RESERVED_AT: Final = 39
 
@@ -53,7 +53,7 @@ class NamesTable:
 
 def sum_true_sizes(records: bytes) -> int:
     """Return the sum of the true sizes of packed records."""
-    return sum(_unpack_words("Q", records)[2::_WORDS])
+    return sum(unpack_words("Q", records)[2::WORDS])
 
 
 def find_record_problem(records: bytes, id: DatarangeId, extension_count: int, tar_size: int) -> str | None:  # noqa: A002
@@ -66,10 +66,10 @@ def find_record_problem(records: bytes, id: DatarangeId, extension_count: int, t
         return f"datapoint {id.first + codecs.index(unknown[0])} has the unknown codec {unknown[0]}"
     if any(records[_RESERVED_AT::RECORD_SIZE]):
         return "a reserved byte of a record is not 0"
-    words = _unpack_words("Q", records)
-    if max(word >> 16 & 0xFFFF for word in words[4::_WORDS]) >= extension_count:
+    words = unpack_words("Q", records)
+    if max(word >> 16 & 0xFFFF for word in words[4::WORDS]) >= extension_count:
         return "a record has the number of an extension that is not listed"
-    offsets, stored, true = words[0::_WORDS], words[1::_WORDS], words[2::_WORDS]
+    offsets, stored, true = words[0::WORDS], words[1::WORDS], words[2::WORDS]
     if stored != true:
         for k, codec in enumerate(codecs):
             if not codec and stored[k] != true[k]:
@@ -97,7 +97,7 @@ def find_name_problem(names: NamesTable, count: int) -> str | None:
     """Return how a table of names fails to fit `count` datapoints, or None. Pure."""
     if len(names.offsets) != (count + 1) * 4:
         return f"its table of names has {len(names.offsets)} bytes of offsets for {count} datapoints"
-    offsets = _unpack_words("I", names.offsets)
+    offsets = unpack_words("I", names.offsets)
     if offsets[0] != 0 or offsets[-1] != len(names.names):
         return "the offsets of its names do not cover them"
     if any(map(operator.gt, offsets, offsets[1:])):
@@ -105,9 +105,16 @@ def find_name_problem(names: NamesTable, count: int) -> str | None:
     return None
 
 
-def _unpack_words(typecode: str, data: bytes) -> "array[int]":
+def unpack_words(typecode: str, data: bytes) -> "array[int]":
     """Return big-endian words (Q: 64 bits, I: 32) without a step of Python for each of them."""
     words = array(typecode, data)
     if sys.byteorder == "little":
         words.byteswap()
     return words
+
+
+def pack_words(words: "array[int]") -> bytes:
+    """Return words as big-endian bytes; `words` itself is of no use afterwards."""
+    if sys.byteorder == "little":
+        words.byteswap()
+    return words.tobytes()

@@ -9,7 +9,7 @@ deadline of the last progress). Only `DasfsError`s leave a store.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -108,10 +108,12 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def compose(self, key: str, pieces: Sequence[CopyPiece | bytes]) -> ObjectInfo:
+    def compose(self, key: str, pieces: Iterable[CopyPiece | bytes]) -> ObjectInfo:
         """Write one object that is the concatenation of `pieces`; copied bytes do not leave the store.
 
-        Every piece but the last has at least `min_copy_size` bytes, else `InvalidInput`.
+        They are taken one after another, in memory bounded by a few of them. An exception raised by `pieces`
+        aborts the write, leaves nothing under `key`, and is passed on unchanged. Every piece but the last has at
+        least `min_copy_size` bytes, else `InvalidInput`.
         Raises `NotFound` for a missing source, `Unsupported` where the store can't copy ranges.
         """
 

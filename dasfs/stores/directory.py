@@ -86,7 +86,7 @@ class DirectoryStore(Store):
     def put_stream(self, key: str, chunks: Iterable[bytes | memoryview]) -> ObjectInfo:
         return self._write(key, chunks)
 
-    def compose(self, key: str, pieces: Sequence[CopyPiece | bytes]) -> ObjectInfo:
+    def compose(self, key: str, pieces: Iterable[CopyPiece | bytes]) -> ObjectInfo:
         what = self._what(key)
         with self._temporary_file(key) as (fd, temporary):
             for piece in pieces:

@@ -9,7 +9,7 @@ call at once.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -25,7 +25,6 @@ from dasfs.stores.s3_multipart import (
     FIRST_PART_SIZE,
     MIN_PART_SIZE,
     MultipartUpload,
-    piece_length,
     read_piece,
     split_pieces,
     split_stream,
@@ -92,20 +91,25 @@ class S3Store(Store):
                 upload.send(part)
             return upload.complete()
 
-    def compose(self, key: str, pieces: Sequence[CopyPiece | bytes]) -> ObjectInfo:
-        parts = split_pieces(pieces)
-        if parts and isinstance(last := parts[-1], CopyPiece) and last.length < MIN_PART_SIZE:
-            # AWS refuses to copy ranges out of objects below 5 MiB.
-            parts[-1] = read_piece(self._bucket, last)
-        if not parts or (len(parts) == 1 and isinstance(parts[0], bytes) and piece_length(parts[0]) < FIRST_PART_SIZE):
-            return self._put(key, b"".join(part for part in parts if isinstance(part, bytes)))
+    def compose(self, key: str, pieces: Iterable[CopyPiece | bytes]) -> ObjectInfo:
+        self._bucket.full_key(key)
+        # AWS refuses to copy ranges out of objects below 5 MiB; only the last part can be that small.
+        parts = map(self._fetch_small, split_pieces(pieces))
+        first, second = next(parts, b""), next(parts, None)
+        if second is None and isinstance(first, bytes) and len(first) < FIRST_PART_SIZE:
+            return self._put(key, first)
         with MultipartUpload(self._bucket, key, self.head) as upload:
-            for part in parts:
+            for part in itertools.chain((first,), () if second is None else (second,), parts):
                 if isinstance(part, bytes):
                     upload.send(part)
                 else:
                     upload.copy(part)
             return upload.complete()
+
+    def _fetch_small(self, piece: CopyPiece | bytes) -> CopyPiece | bytes:
+        if isinstance(piece, CopyPiece) and piece.length < MIN_PART_SIZE:
+            return read_piece(self._bucket, piece)
+        return piece
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         start = {"StartAfter": self._bucket.full_prefix("") + after} if after else {}

@@ -59,24 +59,30 @@ def split_stream(chunks: Iterable[Data]) -> Iterator[bytearray]:
         yield part
 
 
-def split_pieces(pieces: Sequence[CopyPiece | bytes]) -> list[CopyPiece | bytes]:
-    """Return `pieces` without empty ones and with large copies cut evenly, so that each can be one part.
+def split_pieces(pieces: Iterable[CopyPiece | bytes]) -> Iterator[CopyPiece | bytes]:
+    """Yield `pieces` without empty ones and with large copies cut evenly, so that each can be one part.
 
-    Raises `InvalidInput` when a piece but the last is below S3's minimum, or when there are too many.
+    Takes one piece more than it yields, to know the last one. Raises `InvalidInput` when a piece but the last is
+    below S3's minimum, or when there are too many.
     """
-    parts: list[CopyPiece | bytes] = []
-    full = [piece for piece in pieces if piece_length(piece)]
-    for piece in full[:-1]:
-        if piece_length(piece) < MIN_PART_SIZE:
-            raise InvalidInput(f"a piece of {piece_length(piece)} bytes is too small: S3 needs {MIN_PART_SIZE}")
-    for piece in full:
-        parts += [piece] if isinstance(piece, bytes) else _cut_evenly(piece)
-    if len(parts) > MAX_PARTS:
-        raise InvalidInput(f"{len(parts)} pieces are too many for one S3 object: at most {MAX_PARTS}")
-    return parts
+    count = 0
+    held: CopyPiece | bytes | None = None
+    full: Iterator[CopyPiece | bytes | None] = (piece for piece in pieces if piece_length(piece))
+    for piece in itertools.chain(full, [None]):
+        if held is not None:
+            if piece is not None and piece_length(held) < MIN_PART_SIZE:
+                raise InvalidInput(f"a piece of {piece_length(held)} bytes is too small: S3 needs {MIN_PART_SIZE}")
+            parts = _cut_evenly(held)
+            count += len(parts)
+            if count > MAX_PARTS:
+                raise InvalidInput(f"there are too many pieces for one S3 object: at most {MAX_PARTS} parts")
+            yield from parts
+        held = piece
 
 
-def _cut_evenly(piece: CopyPiece) -> list[CopyPiece]:
+def _cut_evenly(piece: CopyPiece | bytes) -> Sequence[CopyPiece | bytes]:
+    if isinstance(piece, bytes):
+        return [piece]
     count = -(-piece.length // MAX_COPY_SIZE)
     bounds = [piece.length * i // count for i in range(count + 1)]
     return [CopyPiece(piece.key, piece.offset + a, b - a) for a, b in itertools.pairwise(bounds)]

@@ -108,7 +108,7 @@ class SqliteStore(Store):
     def put_stream(self, key: str, chunks: Iterable[bytes | memoryview]) -> ObjectInfo:
         return self._write(key, chunks)
 
-    def compose(self, key: str, pieces: Sequence[CopyPiece | bytes]) -> ObjectInfo:
+    def compose(self, key: str, pieces: Iterable[CopyPiece | bytes]) -> ObjectInfo:
         return self._write(key, itertools.chain.from_iterable(self._read_piece(piece) for piece in pieces))
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:

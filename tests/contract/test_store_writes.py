@@ -199,6 +199,44 @@ def test_compose_past_the_end(store: Store) -> None:
     assert store.abort_uploads("", before=in_an_hour()) == 0
 
 
+def test_compose_takes_pieces_one_after_another(store: Store) -> None:
+    """Pieces that are made while they are taken need no more memory than a few of them, however many there are."""
+    alive = most = 0
+
+    class Counted(bytes):
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal alive, most
+        for number in range(24):
+            alive += 1
+            most = max(most, alive)
+            yield Counted(bytes([number]) * (5 * MIB))
+
+    info = store.compose("target", pieces())
+    assert info.size == 24 * 5 * MIB
+    buffer = bytearray(2)
+    store.read_into("target", 17 * 5 * MIB - 1, memoryview(buffer))
+    assert bytes(buffer) == bytes([16, 17])
+    assert most <= 10
+
+
+def test_compose_passes_an_error_of_its_pieces(store: Store) -> None:
+    """When the pieces end in an error, that comes out, and nothing is written."""
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(4):
+            yield bytes(5 * MIB)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.compose("target", pieces())
+    assert list(store.list("")) == []
+    assert store.abort_uploads("", before=in_an_hour()) == 0
+
+
 def test_compose_refuses_small_pieces(store: Store) -> None:
     """A piece below the store's minimum is refused before anything is done."""
     store.put("source", bytes(100))

@@ -80,7 +80,7 @@ PIECES = st.one_of(
 def test_split_pieces_keeps_the_order(pieces: list[CopyPiece | bytes], last: int) -> None:
     """The parts cover the pieces in order without a gap; each copy is within S3's limits."""
     whole = [*pieces, CopyPiece("b", 7, last)]
-    parts = split_pieces(whole)
+    parts = list(split_pieces(whole))
     assert sum(map(piece_length, parts)) == sum(map(piece_length, whole))
     copies = [part for part in parts if isinstance(part, CopyPiece)]
     for before, after in itertools.pairwise(copies):
@@ -92,7 +92,7 @@ def test_split_pieces_keeps_the_order(pieces: list[CopyPiece | bytes], last: int
 def test_split_pieces_refuses_too_many() -> None:
     """More parts than S3 takes are refused before anything is copied."""
     with pytest.raises(InvalidInput, match="too many"):
-        split_pieces([CopyPiece("a", 0, (MAX_PARTS + 1) * MAX_COPY_SIZE)])
+        list(split_pieces([CopyPiece("a", 0, (MAX_PARTS + 1) * MAX_COPY_SIZE)]))
 
 
 def test_part_reader_reads_like_a_file() -> None:

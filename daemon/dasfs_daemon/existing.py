@@ -1,0 +1,108 @@
+"""Whether a file is in the dataset already: the same, or another one in its place.
+
+- A numbered file is compared with the datapoint of its number. Same extension, size and CRC-32: it is there. Else
+  its number clashes, and it can never be packed.
+- An unnumbered file is there if a datapoint has its original path, size and CRC-32. With another content it is a new
+  file: a write directory is a drop box, and the same name again is another file.
+
+**Concurrency:** for one worker thread at a time.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dasfs.dataset.dataset import Dataset
+from dasfs.dataset.local import Source, checksum
+from dasfs.dataset.model import Datarange, Snapshot
+from dasfs.dataset.put_plan import Existing, is_candidate, refusal
+from dasfs.errors import DasfsError
+from dasfs.formats.manifest import Manifest
+from dasfs.names import DatarangeId
+from dasfs_daemon.known import KnownPaths
+from dasfs_daemon.origin import FileRow
+
+# A manifest of 65,536 files is 3 MB, more with their paths.
+_MANIFESTS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`same`: the file is in the dataset. `clash`: something else has its number. Neither: it is new."""
+
+    same: bool = False
+    clash: DasfsError | None = None
+
+
+NEW: Final = Verdict()
+
+
+class Comparer:
+    """Compares files with what a dataset has."""
+
+    def __init__(self, dataset: Dataset, known: KnownPaths) -> None:
+        self._dataset = dataset
+        self._known = known
+        self._manifests: OrderedDict[DatarangeId, Manifest] = OrderedDict()
+
+    def compare(self, files: Sequence[tuple[FileRow, Source]], snapshot: Snapshot) -> list[Verdict]:
+        """Return the verdict on each file: all numbered, or all not.
+
+        Raises what reading the store raises; a file that can't be read is `NEW`, and told of when it is packed.
+        """
+        if not files:
+            return []
+        if files[0][0].numbered:
+            return [self._numbered(source, snapshot) for _, source in files]
+        self._known.update(self._dataset, snapshot)
+        candidates = self._known.numbers(snapshot.dataset_id, (row.path for row, _ in files))
+        return [
+            self._unnumbered(row, source, numbers, snapshot)
+            for (row, source), numbers in zip(files, candidates, strict=True)
+        ]
+
+    def _numbered(self, source: Source, snapshot: Snapshot) -> Verdict:
+        assert source.number is not None
+        datarange = snapshot.find(source.number)
+        if datarange is None:
+            return NEW
+        existing = self._existing(datarange, source.number)
+        if not is_candidate(source, existing):
+            return Verdict(clash=refusal(source, existing))
+        try:
+            same = checksum(source) == existing.crc32
+        except DasfsError:
+            return NEW
+        return Verdict(same=True) if same else Verdict(clash=refusal(source, existing))
+
+    def _unnumbered(self, row: FileRow, source: Source, numbers: Sequence[int], snapshot: Snapshot) -> Verdict:
+        for number in numbers:
+            datarange = snapshot.find(number)
+            if datarange is None:
+                continue
+            names = self._manifest(datarange).names
+            if names is None or names.path(number - datarange.first) != row.path:
+                continue
+            existing = self._existing(datarange, number)
+            if not is_candidate(source, existing):
+                continue
+            try:
+                if checksum(source) == existing.crc32:
+                    return Verdict(same=True)
+            except DasfsError:
+                return NEW
+        return NEW
+
+    def _existing(self, datarange: Datarange, number: int) -> Existing:
+        record = self._manifest(datarange).record(number - datarange.first)
+        return Existing(number, record.extension, record.true_size, record.crc32)
+
+    def _manifest(self, datarange: Datarange) -> Manifest:
+        manifest = self._manifests.get(datarange.id)
+        if manifest is None:
+            manifest = self._manifests[datarange.id] = self._dataset.load_manifest(datarange)
+            if len(self._manifests) > _MANIFESTS:
+                self._manifests.popitem(last=False)
+        self._manifests.move_to_end(datarange.id)
+        return manifest

@@ -1,0 +1,87 @@
+"""Which original paths the datasets have already: a local index of what the manifests say, by checksums of the paths.
+
+A file that is dropped again under the same path with the same content (a copy that was cut off and repeated, a
+journal that was lost) is recognised by it and not packed twice. Everything here can be read from the manifests again,
+so a broken index is built anew.
+
+**Concurrency:** one connection under a lock, for any thread.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterable
+from typing import Any, Final
+
+from dasfs.cache.database import Schema, open_database, translated
+from dasfs.dataset.dataset import Dataset
+from dasfs.dataset.model import Datarange, Snapshot
+from dasfs.formats.manifest import Manifest
+
+_SCHEMA: Final = Schema(
+    application_id=0x64617370,  # "dasp"
+    version=1,
+    sql="""
+-- A dataset is known by its dataset_id, which is new each time one of its name is created.
+CREATE TABLE dataset (id INTEGER PRIMARY KEY, dataset_id TEXT NOT NULL UNIQUE);
+-- Dataranges whose paths are in the index, and those without any.
+CREATE TABLE seen (dataset INTEGER NOT NULL, datarange TEXT NOT NULL, PRIMARY KEY (dataset, datarange)) WITHOUT ROWID;
+-- Eight bytes of the checksum of an original path, and the number of a datapoint that has or had it.
+CREATE TABLE path (
+  dataset INTEGER NOT NULL, digest INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (dataset, digest, number)
+) WITHOUT ROWID;
+""",
+)
+
+
+class KnownPaths:
+    """The index of all datasets of one daemon."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._db, _ = open_database(path, _SCHEMA)
+        self._seen: dict[str, tuple[int, set[str]]] = {}
+
+    def update(self, dataset: Dataset, snapshot: Snapshot) -> None:
+        """Read what is new in a snapshot. Raises what loading a manifest raises; what was read until then stays."""
+        _, seen = self._dataset(snapshot.dataset_id)
+        for datarange in snapshot.dataranges:
+            if str(datarange.id) not in seen:
+                self.add(snapshot.dataset_id, datarange, dataset.load_manifest(datarange) if datarange.named else None)
+
+    def add(self, dataset_id: str, datarange: Datarange, manifest: Manifest | None) -> None:
+        """Note the paths of one datarange; None: it has none."""
+        key, seen = self._dataset(dataset_id)
+        names = None if manifest is None else manifest.names
+        rows: Iterable[tuple[int, int, int]] = ()
+        if names is not None:
+            paths = ((k, names.path(k)) for k in range(datarange.count))
+            rows = ((key, _digest(path), datarange.first + k) for k, path in paths if path)
+        with self._lock, translated(self._path), self._db:
+            self._db.executemany("INSERT OR IGNORE INTO path VALUES (?, ?, ?)", rows)
+            self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, str(datarange.id)))
+        seen.add(str(datarange.id))
+
+    def numbers(self, dataset_id: str, paths: Iterable[bytes]) -> list[list[int]]:
+        """Return for each path the numbers that may have it: the manifests know."""
+        key, _ = self._dataset(dataset_id)
+        query = "SELECT number FROM path WHERE dataset = ? AND digest = ?"
+        with self._lock, translated(self._path):
+            return [[row[0] for row in self._db.execute(query, (key, _digest(path)))] for path in paths]
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _dataset(self, dataset_id: str) -> tuple[int, set[str]]:
+        if dataset_id not in self._seen:
+            with self._lock, translated(self._path), self._db:
+                self._db.execute("INSERT OR IGNORE INTO dataset (dataset_id) VALUES (?)", (dataset_id,))
+                key: Any = self._db.execute("SELECT id FROM dataset WHERE dataset_id = ?", (dataset_id,)).get
+                rows = self._db.execute("SELECT datarange FROM seen WHERE dataset = ?", (key,))
+                self._seen[dataset_id] = (key, {str(row[0]) for row in rows})
+        return self._seen[dataset_id]
+
+
+def _digest(path: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "big", signed=True)

@@ -1,0 +1,68 @@
+"""Files that can never be packed: moved into `.rejected` of their write directory, each with a `.txt` that says why.
+
+**Concurrency:** any thread; two files never get the same name there.
+"""
+
+import logging
+import os
+from datetime import UTC, datetime
+
+from dasfs.errors import DasfsError
+from dasfs_daemon.files import REJECTED, show
+
+log = logging.getLogger(__name__)
+
+
+class Rejects:
+    """The `.rejected` directory of one write directory."""
+
+    def __init__(self, dataset: str, directory: str) -> None:
+        self._dataset = dataset
+        self._top = os.fsencode(directory)
+        self._rejected = os.path.join(self._top, REJECTED)
+
+    def move(self, path: bytes, reason: str) -> bool:
+        """Move one file away and say why beside it; return False where the local system does not let us."""
+        try:
+            place = self._free_place(path)
+            _write_reason(place + b".txt", path, reason)
+            os.rename(os.path.join(self._top, path), place)
+        except FileNotFoundError:
+            return True  # it went away by itself
+        except OSError as error:
+            log.warning("%s: %s is rejected, but can't be moved away: %s", self._dataset, show(path), error.strerror)
+            return False
+        log.warning("%s: %s is rejected: %s", self._dataset, show(path), reason)
+        return True
+
+    def count(self) -> int:
+        """Return how many files are there."""
+        return sum(not name.endswith(b".txt") for _, _, names in os.walk(self._rejected) for name in names)
+
+    def problem(self) -> DasfsError | None:
+        """Return what to tell of the files that are there, or None where there is none."""
+        count = self.count()
+        if not count:
+            return None
+        return DasfsError(
+            f"{count:,} rejected {'file is' if count == 1 else 'files are'} in {show(self._rejected)}",
+            hint="the .txt beside each says why; move it back under another name, or delete it",
+        )
+
+    def _free_place(self, path: bytes) -> bytes:
+        """Return a path that is free, with its `.txt`, and whose directory exists."""
+        # 255 bytes is NAME_MAX, and '.txt' and a number must fit behind the name.
+        directory, name = os.path.split(os.path.join(self._rejected, path))
+        os.makedirs(directory, exist_ok=True)
+        place = os.path.join(directory, name[:240])
+        for again in range(1, 1_000_000):
+            if not os.path.lexists(place) and not os.path.lexists(place + b".txt"):
+                return place
+            place = os.path.join(directory, name[:240] + b".%d" % again)
+        raise FileExistsError(f"{show(place)} is there already")
+
+
+def _write_reason(place: bytes, path: bytes, reason: str) -> None:
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    with open(place, "x", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{show(path)}\nrejected {when}: {reason}\n")

@@ -1,0 +1,249 @@
+"""The daemon as a whole: one `trio.run`, a worker for each dataset, signals, and a configuration that can change.
+
+- SIGTERM and SIGINT end it within seconds: what is on its way is abandoned, and found again in the journal.
+- SIGHUP reads the configuration again. A wrong one is told and the old one stays; of a right one only the datasets
+  that changed are stopped and started.
+
+**Concurrency:** `run_service` belongs to the main thread. `Service.state` is for the trio thread and never waits.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import trio
+
+from dasfs import __version__
+from dasfs.config import StoreLocation
+from dasfs.dataset.local import local_error
+from dasfs.errors import AccessDenied, AlreadyExists, DasfsError, InvalidInput
+from dasfs_daemon.attempts import THREADS
+from dasfs_daemon.checks import find_absences, find_clashes
+from dasfs_daemon.config import DaemonConfig, DatasetConfig, Mistake, Reader
+from dasfs_daemon.journal import Journal
+from dasfs_daemon.known import KnownPaths
+from dasfs_daemon.life import Shared
+from dasfs_daemon.problems import Problems
+from dasfs_daemon.state import DaemonState
+from dasfs_daemon.throttle import Throttle
+from dasfs_daemon.worker import Worker
+
+log = logging.getLogger(__name__)
+
+JOURNAL: Final = "journal.db"
+KNOWN_PATHS: Final = "paths.db"
+LOCK: Final = "lock"
+
+
+def check(file: str) -> list[Mistake]:
+    """Return everything that is wrong with a configuration, also with what it names on this host and elsewhere.
+
+    Raises `NotFound` and `AccessDenied` where the file itself can't be read.
+    """
+    reader = Reader(file)
+    config = reader.read()
+    if config is not None:
+        find_clashes(reader, config)
+        find_absences(reader, config)
+    return reader.mistakes
+
+
+def load(file: str) -> DaemonConfig:
+    """Return a configuration that the daemon can start with.
+
+    Raises `InvalidInput` with the first mistake and how many there are, `NotFound`, `AccessDenied`.
+    """
+    reader = Reader(file)
+    config = reader.read()
+    if config is not None:
+        find_clashes(reader, config)
+    if config is None or reader.mistakes:
+        more = len(reader.mistakes) - 1
+        rest = f"{more} more: " if more else ""
+        raise InvalidInput(str(reader.mistakes[0]), hint=f"{rest}'dasfs daemon --config {file} --check' lists them all")
+    return config
+
+
+def run_service(file: str, *, ready: Callable[[], None]) -> None:
+    """Run the daemon until it is told to end. `ready` is called once it watches.
+
+    Raises `InvalidInput` for a configuration that can't be, `AlreadyExists` when another daemon has the state
+    directory, and what opening the journal raises.
+    """
+    config = load(file)
+    # A lease that is broken in the microsecond in which it is held (see `files`) must not end the process.
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    with _state_directory(config) as directory, Journal(os.path.join(directory, JOURNAL)) as journal:
+        known = KnownPaths(os.path.join(directory, KNOWN_PATHS))
+        try:
+            trio.run(Service(file, config, journal, known).run, ready)
+        finally:
+            known.close()
+
+
+@contextmanager
+def _state_directory(config: DaemonConfig) -> Iterator[str]:
+    """Make the daemon's own directories, and keep other daemons out of them."""
+    directory = config.state_directory
+    try:
+        for each in (directory, config.spool):
+            os.makedirs(each, mode=0o700, exist_ok=True)
+        lock = open(os.path.join(directory, LOCK), "a+")  # noqa: SIM115
+    except OSError as error:
+        raise local_error(error, error.filename or directory) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise AlreadyExists(
+                f"another daemon (process {owner}) uses {directory}",
+                hint="end that one, or give this one another state_directory and other datasets",
+            ) from None
+        except OSError as error:
+            raise AccessDenied(f"{directory} can't be locked: {error.strerror}") from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield directory
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A worker under way, and how to end it."""
+
+    worker: Worker
+    scope: trio.CancelScope
+    ended: trio.Event
+
+
+class Service:
+    """A running daemon."""
+
+    def __init__(self, file: str, config: DaemonConfig, journal: Journal, known: KnownPaths) -> None:
+        self._file = file
+        self._config = config
+        self._read = self._started = datetime.now(UTC)
+        self._problems = Problems("daemon")
+        self._running: dict[str, _Running] = {}
+        self._journal = journal
+        self._known = known
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Run until SIGTERM or SIGINT."""
+        limits = self._config.limits
+        self._shared = Shared(
+            journal=self._journal,
+            known=self._known,
+            spool=self._config.spool,
+            throttle=Throttle(limits.bandwidth),
+            uploads=trio.CapacityLimiter(limits.uploads),
+            threads=trio.CapacityLimiter(THREADS),
+            minimum_free_disk=limits.minimum_free_disk,
+        )
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async with trio.open_nursery() as nursery:
+                for name in self._config.datasets:
+                    self._start(name, nursery)
+                self._tell_leftovers()
+                ready()
+                async for number in signals:
+                    if number != signal.SIGHUP:
+                        log.info("ending: %s", signal.Signals(number).name)
+                        break
+                    await self._reload(nursery)
+                nursery.cancel_scope.cancel()
+
+    def state(self) -> DaemonState:
+        """Return what the daemon is doing."""
+        limits = self._config.limits
+        return DaemonState(
+            version=__version__,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            time=datetime.now(UTC),
+            started=self._started,
+            config_file=self._file,
+            config_read=self._read,
+            state_directory=self._config.state_directory,
+            free_disk=shutil.disk_usage(self._config.spool).free,
+            minimum_free_disk=limits.minimum_free_disk,
+            uploads=self._shared.uploads.borrowed_tokens,
+            upload_limit=limits.uploads,
+            datasets=tuple(each.worker.state() for each in self._running.values()),
+            problems=self._problems.all(),
+        )
+
+    def _start(self, name: str, nursery: trio.Nursery) -> None:
+        config = self._config.datasets[name]
+        location = self._config.location(name)
+        running = _Running(Worker(name, config, location, self._shared), trio.CancelScope(), trio.Event())
+        self._running[name] = running
+        nursery.start_soon(_run, running)
+        log.info("%s: %s is packed into %s", name, config.directory, location.url)
+
+    async def _stop(self, name: str) -> None:
+        running = self._running.pop(name)
+        running.scope.cancel()
+        await running.ended.wait()
+
+    async def _reload(self, nursery: trio.Nursery) -> None:
+        """Read the configuration again, and bring what changed into effect."""
+        try:
+            config = await trio.to_thread.run_sync(load, self._file)
+            for key in ("state_directory", "spool"):
+                if getattr(config, key) != getattr(self._config, key):
+                    raise InvalidInput(
+                        f"{key} can only change at a restart", hint="run: systemctl restart dasfs-daemon"
+                    )
+        except DasfsError as error:
+            self._problems.report("configuration", DasfsError(f"the old configuration stays: {error}"))
+            return
+        self._problems.clear("configuration")
+        old, self._config, self._read = self._config, config, datetime.now(UTC)
+        self._shared.throttle.set_rate(config.limits.bandwidth)
+        self._shared.uploads.total_tokens = config.limits.uploads
+        self._shared.minimum_free_disk = config.limits.minimum_free_disk
+        changed = {name for name in {*old.datasets, *config.datasets} if _parts(old, name) != _parts(config, name)}
+        for name in sorted(changed & self._running.keys()):
+            await self._stop(name)
+        for name in sorted(changed & config.datasets.keys()):
+            self._start(name, nursery)
+        log.info("read %s again: %d of %d datasets changed", self._file, len(changed), len(config.datasets))
+        self._tell_leftovers()
+
+    def _tell_leftovers(self) -> None:
+        """Tell of files that are on their way from where nothing is configured any more."""
+        configured = {
+            self._journal.origin(name, each.config.directory, each.location.url)
+            for name, each in ((name, running.worker) for name, running in self._running.items())
+        }
+        for left in self._journal.leftovers(configured):
+            log.warning(
+                "%d files of %s are on their way from %s to %s, which is not configured any more; they stay there: "
+                "configure it again to finish them",
+                left.files,
+                left.dataset,
+                left.directory,
+                left.store_url,
+            )
+
+
+async def _run(running: _Running) -> None:
+    with running.scope:
+        await running.worker.run()
+    running.ended.set()
+
+
+def _parts(config: DaemonConfig, name: str) -> tuple[DatasetConfig, StoreLocation] | None:
+    """Return all that a worker is made of."""
+    return (config.datasets[name], config.location(name)) if name in config.datasets else None

@@ -1,0 +1,158 @@
+"""What the daemon is doing, as values: made by `Service.state()`, served by whoever shows it.
+
+Everything here is frozen, holds no path of code and no lock, and turns into JSON with `as_json`. Times are UTC,
+sizes are bytes, rates are per second.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Phase(StrEnum):
+    """What one dataset's pipeline is at."""
+
+    STARTING = "starting"  # the journal is compared with the log; nothing is taken yet
+    RUNNING = "running"
+    WAITING = "waiting"  # something is wrong that must end first: see its problems
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that a person should know of, and what to do. It is gone from the state once it is over.
+
+    `key` is stable for one kind of problem (`store`, `disk`, `directory`, `rejected`, ...), so that a metric can
+    have it for a label.
+    """
+
+    key: str
+    message: str
+    hint: str | None
+    since: datetime
+    last_seen: datetime
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Files that are complete and not committed yet. `oldest` is when the first of them was taken."""
+
+    files: int = 0
+    size: int = 0
+    oldest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LastCommit:
+    """The newest commit of this daemon to one dataset."""
+
+    revision: int
+    time: datetime
+    first: int
+    last: int
+    size: int
+
+    @property
+    def files(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What happened since the daemon started. They only grow."""
+
+    taken_files: int = 0
+    taken_bytes: int = 0
+    committed_files: int = 0
+    committed_bytes: int = 0
+    dataranges: int = 0
+    removed_files: int = 0
+    duplicate_files: int = 0
+    rejected_files: int = 0
+    changed_files: int = 0  # changed or went away between being taken and being packed
+    repacked_dataranges: int = 0
+    failed_attempts: int = 0  # uploads and commits that are tried again
+    sent_bytes: int = 0
+    scans: int = 0
+    lost_events: int = 0  # times that the kernel or a queue dropped events, each answered by a scan
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetState:
+    """One dataset of the configuration.
+
+    `waiting` are taken but in no datarange yet, `in_flight` are in dataranges that are packed or uploaded,
+    `settling` is how many files are looked at again when their settle time is over. `kept_files` are committed
+    and kept for a time, as the configuration says.
+    """
+
+    name: str
+    store_url: str
+    directory: str
+    phase: Phase
+    settling: int
+    waiting: Backlog
+    in_flight: Backlog
+    in_flight_dataranges: int
+    kept_files: int
+    files_per_second: float  # committed, over the last minute
+    bytes_per_second: float
+    last_commit: LastCommit | None
+    last_scan: datetime | None
+    counters: Counters
+    problems: tuple[Problem, ...]
+
+    @property
+    def backlog(self) -> Backlog:
+        """Everything that is complete and not committed."""
+        oldest = [each.oldest for each in (self.waiting, self.in_flight) if each.oldest is not None]
+        return Backlog(
+            self.waiting.files + self.in_flight.files,
+            self.waiting.size + self.in_flight.size,
+            min(oldest, default=None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonState:
+    """The whole daemon at one moment. `problems` are those that belong to no dataset."""
+
+    version: str
+    host: str
+    pid: int
+    time: datetime
+    started: datetime
+    config_file: str
+    config_read: datetime
+    state_directory: str
+    free_disk: int
+    minimum_free_disk: int
+    uploads: int  # at this moment
+    upload_limit: int
+    datasets: tuple[DatasetState, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong: neither with the daemon nor with any dataset."""
+        return not self.problems and not any(each.problems for each in self.datasets)
+
+
+def as_json(state: DaemonState) -> dict[str, Any]:
+    """Return a state as plain values for `json.dumps`; times as ISO 8601, `healthy` and `backlog` included."""
+    document: dict[str, Any] = _plain(dataclasses.asdict(state))
+    document["healthy"] = state.healthy
+    for plain, dataset in zip(document["datasets"], state.datasets, strict=True):
+        plain["backlog"] = _plain(dataclasses.asdict(dataset.backlog))
+    return document
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value.strftime("%Y-%m-%dT%H:%M:%SZ") if isinstance(value, datetime) else value
