@@ -1,5 +1,7 @@
 """What the daemon decides: runs of files, when they are due, and the numbers they get."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +32,7 @@ def test_runs_hold_every_file_once_and_fit(rows, target):
 def test_a_run_is_full_when_waiting_brings_nothing(rows, target):
     """A run that is called full would not fit the file with the next number."""
     runs = list(cut_runs(rows, target))
-    for run, following in zip(runs, runs[1:], strict=False):
+    for run, following in itertools.pairwise(runs):
         behind = run.files[-1].number + 1 == following.first
         too_large = 1024 + sum(map(tar_size, [*run.files, following.files[0]])) > target
         assert not behind or (too_large and run.full)
