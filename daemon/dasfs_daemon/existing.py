@@ -5,6 +5,8 @@
 - An unnumbered file is there if a datapoint has its original path, size and CRC-32. With another content it is a new
   file: a write directory is a drop box, and the same name again is another file.
 
+"There" means that the store still has the objects, too: else the file may be the last copy, and stays.
+
 **Concurrency:** for one worker thread at a time.
 """
 
@@ -17,7 +19,8 @@ from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.local import Source, checksum
 from dasfs.dataset.model import Datarange, Snapshot
 from dasfs.dataset.put_plan import Existing, is_candidate, refusal
-from dasfs.errors import DasfsError
+from dasfs.dataset.writer import is_uploaded
+from dasfs.errors import Corrupt, DasfsError
 from dasfs.formats.manifest import Manifest
 from dasfs.names import DatarangeId
 from dasfs_daemon.known import KnownPaths
@@ -45,12 +48,14 @@ class Comparer:
         self._dataset = dataset
         self._known = known
         self._manifests: OrderedDict[DatarangeId, Manifest] = OrderedDict()
+        self._whole: dict[DatarangeId, bool] = {}
 
     def compare(self, files: Sequence[tuple[FileRow, Source]], snapshot: Snapshot) -> list[Verdict]:
         """Return the verdict on each file: all numbered, or all not.
 
         Raises what reading the store raises; a file that can't be read is `NEW`, and told of when it is packed.
         """
+        self._whole.clear()
         if not files:
             return []
         if files[0][0].numbered:
@@ -74,6 +79,8 @@ class Comparer:
             same = checksum(source) == existing.crc32
         except DasfsError:
             return NEW
+        if same and not self._is_whole(datarange):
+            return Verdict(clash=_missing(datarange))
         return Verdict(same=True) if same else Verdict(clash=refusal(source, existing))
 
     def _unnumbered(self, row: FileRow, source: Source, numbers: Sequence[int], snapshot: Snapshot) -> Verdict:
@@ -88,7 +95,7 @@ class Comparer:
             if not is_candidate(source, existing):
                 continue
             try:
-                if checksum(source) == existing.crc32:
+                if checksum(source) == existing.crc32 and self._is_whole(datarange):
                     return Verdict(same=True)
             except DasfsError:
                 return NEW
@@ -98,6 +105,12 @@ class Comparer:
         record = self._manifest(datarange).record(number - datarange.first)
         return Existing(number, record.extension, record.true_size, record.crc32)
 
+    def _is_whole(self, datarange: Datarange) -> bool:
+        """Return whether the store has the objects of a datarange: a file may be the last copy of what it lost."""
+        if datarange.id not in self._whole:
+            self._whole[datarange.id] = is_uploaded(self._dataset.store, self._dataset.keys, datarange)
+        return self._whole[datarange.id]
+
     def _manifest(self, datarange: Datarange) -> Manifest:
         manifest = self._manifests.get(datarange.id)
         if manifest is None:
@@ -106,3 +119,11 @@ class Comparer:
                 self._manifests.popitem(last=False)
         self._manifests.move_to_end(datarange.id)
         return manifest
+
+
+def _missing(datarange: Datarange) -> DasfsError:
+    span = f"{datarange.first}-{datarange.last}"
+    return Corrupt(
+        f"it is in the dataset, but the store does not have the objects of {span} as they were",
+        hint="keep this file, and run 'dasfs dataset verify'",
+    )

@@ -80,7 +80,10 @@ class Planner:
     def _choose(self, rows: Sequence[FileRow], snapshot: Snapshot, closed_before: float, plan: Plan) -> list[Run]:
         """Return the runs to pack now, without what is in the dataset already."""
         target = self.target_size(snapshot)
-        chosen = choose_runs(cut_runs(rows, target), closed_before)
+        runs = list(cut_runs(rows, target))
+        if len(rows) == WINDOW and len(runs) > 1:
+            runs.pop()  # it goes on behind the window
+        chosen = choose_runs(runs, closed_before)
         if not chosen:
             return []
         new = self._sort_out([row for run in chosen for row in run.files], snapshot, plan)

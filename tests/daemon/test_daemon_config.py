@@ -99,7 +99,7 @@ def test_all_mistakes_are_told_at_once(tmp_path):
 
 
 def test_check_looks_at_directories_and_stores(tmp_path):
-    """`--check` lists nested, shared, missing and own directories, stores that are away, missing datasets; exit 1."""
+    """`--check` lists nested, shared, missing and own directories, absent stores and missing datasets; exit 1."""
     url = make_store(f"file://{tmp_path}/store")
     (tmp_path / "a" / "b").mkdir(parents=True)
     text = f'state_directory = "{tmp_path}/a/state"\n'

@@ -103,6 +103,23 @@ def test_what_can_never_be_packed_is_rejected(file_url, daemon_of):
     assert not (daemon.rejected / "same").exists()
 
 
+def test_the_last_copy_is_not_removed(file_url, daemon_of, tmp_path):
+    """A file whose object the store lost is no duplicate, and is not removed: it is packed again, or rejected."""
+    daemon = daemon_of(file_url)
+    daemon.expected += ["is rejected", "rejected files? (is|are) in"]
+    files = {"a": b"1", f"{9:020d}.x": b"2"}
+    write(daemon.directory, files)
+    daemon.start()
+    daemon.wait_empty()
+    for path in (tmp_path / "store").rglob("*.tar"):
+        path.unlink()
+    write(daemon.directory, files)
+    daemon.wait_empty()
+    assert (daemon.rejected / f"{9:020d}.x").read_bytes() == b"2"
+    assert "the store does not have the objects of 9-9" in (daemon.rejected / f"{9:020d}.x.txt").read_text()
+    assert len(list((tmp_path / "store").rglob("*.tar"))) == 1
+
+
 def test_numbers_that_another_writer_took(file_url, daemon_of):
     """Where another writer commits our reserved numbers before us, our files get other ones."""
     daemon = daemon_of(file_url, datarange_age="1s")
@@ -190,7 +207,7 @@ def test_two_daemons(file_url, daemon_of):
 
 @pytest.mark.parametrize("damage", ["garbage", "version", "foreign"])
 def test_a_journal_that_can_not_be_trusted(file_url, daemon_of, damage):
-    """A journal that is damaged, of another version, or not ours stops the daemon with one line and what to do."""
+    """A journal that is damaged, of another version, or not ours stops the daemon; one line says what to do."""
     daemon = daemon_of(file_url)
     daemon.start()
     daemon.end()

@@ -23,6 +23,7 @@ from dasfs_daemon.problems import Problems
 from dasfs_daemon.rejects import Rejects
 from dasfs_daemon.tally import Tally
 from dasfs_daemon.throttle import Throttle
+from tests.blocks import wait_until as wait_until_async
 from tests.daemons import make_store, write
 from tests.faulty import Fault, FaultyStore, at_random
 from tests.mounts import wait_until
@@ -41,9 +42,7 @@ async def run_until_empty(life, directory):
     life.begin(Record(Tally()))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(life.run)
-        with trio.fail_after(60):
-            while any(path.is_file() for path in directory.rglob("*")) or life.in_flight:  # noqa: ASYNC110
-                await trio.sleep(0.02)
+        await wait_until_async(lambda: not life.in_flight and not any(path.is_file() for path in directory.rglob("*")))
         nursery.cancel_scope.cancel()
 
 

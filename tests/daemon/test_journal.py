@@ -130,7 +130,7 @@ TestJournal = JournalMachine.TestCase
 
 
 def test_a_rename_is_followed(tmp_path):
-    """A file with another path is the same file; it replaces what waited under that path, not what is on its way."""
+    """A renamed file is the same file; its new path replaces what waited under that, never what is on its way."""
     with Journal(str(tmp_path / "journal.db")) as file:
         journal = OriginJournal(file, file.origin("d", "/in", "file:///store"))
         one, two, three = (NewFile(name, Stamp(1, 1, k), None) for k, name in enumerate((b"1", b"2", b"3")))

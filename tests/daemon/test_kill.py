@@ -15,7 +15,7 @@ def load(daemon, seed, made, stop):
     """Write files without end, some with numbers, until told to stop; note each before it can be seen."""
     generator = random.Random(seed)
     for k in range(1_000_000):
-        if stop.wait(0.004):
+        if stop.wait(0.006):
             return
         name = f"{k:020d}.bin" if k % 5 == 0 else f"{k % 7}/{k}.txt"
         content = generator.randbytes(generator.randrange(6000))
@@ -33,7 +33,7 @@ def test_killed_at_any_moment(local_url, daemon_of):
     try:
         for _ in range(MOMENTS):
             daemon.start()
-            PAUSE.wait(moments.uniform(0.0, 0.7))
+            PAUSE.wait(moments.uniform(0.0, 0.5))
             assert daemon.end(signal.SIGKILL) == -signal.SIGKILL
     finally:
         stop.set()
@@ -44,12 +44,12 @@ def test_killed_at_any_moment(local_url, daemon_of):
     found = daemon.contents()
     assert {name: len(contents) for name, contents in found.items() if len(contents) != 1} == {}
     assert found == once(made)
-    assert len(made) > 1000
+    assert len(made) > 500
 
 
-def test_killed_while_files_are_removed(local_url, daemon_of):
+def test_killed_while_files_are_removed(file_url, daemon_of):
     """A kill right after a commit leaves files that are in the log: the restart removes them and packs none again."""
-    daemon = daemon_of(local_url, datarange_size="64MiB", datarange_age="0.5s")
+    daemon = daemon_of(file_url, datarange_size="64MiB", datarange_age="0.5s")
     made = {f"{k}.bin": bytes([k % 256]) * 100 for k in range(3000)}
     write(daemon.directory, made)
     daemon.start()
