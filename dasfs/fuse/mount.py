@@ -111,9 +111,9 @@ async def _serve(
             # Before there is a mount, so that no signal can leave a dead one behind.
             with trio.open_signal_receiver(*SIGNALS) as signals:
                 _mount(operations, store.url, mountpoint, options)
-                if not stay_awake():
-                    log.debug("every wait for a request sleeps")
                 try:
+                    if not stay_awake():
+                        log.debug("every wait for a request sleeps")
                     nursery.start_soon(catalog.run)
                     nursery.start_soon(_announce, mountpoint, ready)
                     await _serve_requests(signals)
