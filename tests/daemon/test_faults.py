@@ -240,8 +240,8 @@ def test_a_directory_that_is_not_watched_any_more(file_url, daemon_of):
     assert (daemon.directory / "a").read_bytes() == b"1"
 
 
-def test_a_full_queue_of_events(file_url, daemon_of):
-    """Files whose events were lost are found by a scan."""
+def test_a_directory_that_was_filled_before_it_was_watched(file_url, daemon_of):
+    """Files that came before anybody watched their directory are found by a scan."""
     daemon = daemon_of(file_url, scan_interval="0.3s")
     daemon.start()
     # Made and filled before anybody can watch it.
