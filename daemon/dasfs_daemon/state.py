@@ -81,6 +81,49 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """A step of aggregation that is under way: the datapoints that it joins, and how far it is, in bytes of TAR."""
+
+    first: int
+    last: int
+    dataranges: int
+    size: int
+    done: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationState:
+    """What aggregation is at. `due` is how many dataranges the newest plan joins; the counts only grow."""
+
+    enabled: bool = False
+    step: Step | None = None
+    due: int = 0
+    planned: datetime | None = None
+    last_step: datetime | None = None
+    steps: int = 0
+    joined_dataranges: int = 0
+    copied_bytes: int = 0  # inside the store
+    fetched_bytes: int = 0  # through this machine
+    conflicts: int = 0  # steps that another aggregation, or a deletion, was faster with
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionState:
+    """What collecting is at; the counts only grow."""
+
+    enabled: bool = False
+    running_since: datetime | None = None
+    last_run: datetime | None = None
+    next_run: datetime | None = None
+    runs: int = 0
+    deleted_objects: int = 0
+    deleted_bytes: int = 0
+    aborted_uploads: int = 0
+    unknown_objects: int = 0  # left alone at the last run, because nobody here knows what they are
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetState:
     """One dataset of the configuration.
 
@@ -102,6 +145,8 @@ class DatasetState:
     bytes_per_second: float
     last_commit: LastCommit | None
     last_scan: datetime | None
+    aggregation: AggregationState
+    collection: CollectionState
     counters: Counters
     problems: tuple[Problem, ...]
 

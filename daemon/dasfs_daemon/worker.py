@@ -17,7 +17,7 @@ from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.life import Life, Record, Shared
 from dasfs_daemon.problems import Problems
 from dasfs_daemon.shipping import Replaced
-from dasfs_daemon.state import Backlog, DatasetState, Phase
+from dasfs_daemon.state import AggregationState, Backlog, CollectionState, DatasetState, Phase
 from dasfs_daemon.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ class Worker:
             bytes_per_second=bytes_per_second,
             last_commit=record.last_commit,
             last_scan=None if life is None else life.inlet.last_scan,
+            aggregation=AggregationState(),
+            collection=CollectionState(),
             counters=record.tally.counters(),
             problems=self._problems.all(),
         )
