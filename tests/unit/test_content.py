@@ -203,6 +203,40 @@ def test_reading_in_order_is_read_ahead_of(store: FaultyStore, tmp_path: Path) -
     trio.run(main)
 
 
+def test_compressed_datapoints_are_read_ahead_of(store: FaultyStore, tmp_path: Path) -> None:
+    """Who reads compressed datapoints in order waits for the first two; the others are fetched together."""
+    contents = [random.Random(k).randbytes(120_000) + bytes(120_000) for k in range(40)]
+
+    async def main() -> None:
+        datasets.add(store.inner, "packed", 0, contents, compression="zstd")
+        async with opened_parts(store, tmp_path) as parts:
+            for number in range(2):
+                assert await parts.read(await parts.inode("packed", name(number))) == contents[number]
+            await wait_until(lambda: parts.blocks.statistics().bytes_fetched > 2_000_000)
+
+    trio.run(main)
+
+
+def test_an_epoch_at_random_fills_the_cache(store: FaultyStore, tmp_path: Path) -> None:
+    """Who reads at random has the rest of the dataset fetched too, and no byte of it twice."""
+    contents = [random.Random(k).randbytes(100_000) for k in range(300)]
+
+    async def main() -> None:
+        datasets.add(store.inner, "large", 0, contents)
+        size = Dataset(store.inner, "large").snapshot().dataranges[0].tar_size
+        order = random.Random(4).sample(range(300), 300)
+        async with opened_parts(store, tmp_path) as parts:
+            for number in order[:150]:
+                assert await parts.read(await parts.inode("large", name(number))) == contents[number]
+            await wait_until(lambda: parts.blocks.statistics().in_flight == 0)
+            assert parts.blocks.statistics().bytes_fetched > size * 0.9
+            for number in order[150:]:
+                assert await parts.read(await parts.inode("large", name(number))) == contents[number]
+            assert parts.blocks.statistics().bytes_fetched <= size
+
+    trio.run(main)
+
+
 def test_reading_ahead_fails_silently(store: FaultyStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """When the store goes away, reading ahead ends without a word; what is cached is read on, and all comes back."""
 
