@@ -21,7 +21,7 @@ from dasfs.errors import InvalidInput
 from dasfs.stores.base import StoreOptions
 from dasfs.stores.keys import MAX_KEY_LENGTH, check_key, check_prefix
 from dasfs.stores.retry import GarbledAnswer, RetryPolicy
-from dasfs.stores.s3_errors import map_errors
+from dasfs.stores.s3_errors import map_errors, without_password
 from dasfs.stores.urls import StoreUrl
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _make_client(options: StoreOptions, policy: RetryPolicy) -> Any:
         raise
     except ValueError as error:  # botocore's way to refuse an endpoint
         raise InvalidInput(
-            f"the endpoint of the store can't be used: {error}", hint="check AWS_ENDPOINT_URL"
+            f"the endpoint of the store can't be used: {without_password(str(error))}", hint="check AWS_ENDPOINT_URL"
         ) from error
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
     return client
