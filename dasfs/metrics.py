@@ -3,18 +3,23 @@
 A name has its unit (`_bytes`, `_seconds`) and, where the value only grows, `_total`; see
 https://prometheus.io/docs/practices/naming/.
 
-**Concurrency:** `Histogram` belongs to one thread, and takes no lock; everything else is a value.
+**Concurrency:** `Histogram` belongs to one thread, and takes no lock; `RequestCounts` is for any thread; everything
+else is a value.
 """
 
+import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
+
+T = TypeVar("T")
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 # From what the kernel's page cache nearly hides to the deadline of an operation: each three times the one before.
@@ -39,6 +44,14 @@ class Metric:
     labels: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[T]):
+    """A metric and where its value stands. None: it is left out just now."""
+
+    metric: Metric
+    read: Callable[[T], float | None]
+
+
 class Histogram:
     """How long something took, how often. `observe` costs 0.1 µs, a tenth of what prometheus_client's own takes.
 
@@ -60,6 +73,30 @@ class Histogram:
         """Return the upper bounds, as Prometheus writes them, with how much took no longer."""
         bounds = [*(f"{bound:g}" for bound in LATENCY_BOUNDS_S), "+Inf"]
         return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A request to a store: what was asked (`GetObject`), and the status of the answer; `none` without one."""
+
+    operation: str
+    status: str
+
+
+class RequestCounts:
+    """How many requests ended how."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[Outcome] = Counter()
+
+    def add(self, outcome: Outcome) -> None:
+        with self._lock:
+            self._counts[outcome] += 1
+
+    def all(self) -> Mapping[Outcome, int]:
+        with self._lock:
+            return dict(self._counts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,15 @@
 """The daemon's state as Prometheus metrics; docs/monitoring.md has the same list, and a test compares them."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
-from dasfs.metrics import Kind, Metric, Sample
+from dasfs.metrics import Kind, Metric, Reading, Sample
 from dasfs_daemon.state import DaemonState, DatasetState, Phase, Problem
 
 T = TypeVar("T")
 
 PREFIX: Final = "dasfs_daemon_"
-
-
-@dataclass(frozen=True, slots=True)
-class Reading(Generic[T]):
-    """A metric and where its value stands. None: it is left out just now."""
-
-    metric: Metric
-    read: Callable[[T], float | None]
 
 
 def _gauge(name: str, help: str, read: Callable[[T], float | None], *labels: str) -> Reading[T]:  # noqa: A002
