@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from dasfs.config import Config, StoreConfig, StoreLocation, parse_duration, parse_size, resolve_store
+from dasfs.endpoint import Address
 from dasfs.errors import AccessDenied, InvalidInput, NotFound
 from dasfs.formats.compression import Compression
 from dasfs.names import check_dataset_name
@@ -20,6 +21,7 @@ from dasfs.stores.urls import parse_store_url
 from dasfs_daemon.toml_lines import Path, find_lines
 
 DEFAULT_FILE: Final = "/etc/dasfs/daemon.toml"
+SOCKET: Final = "daemon.sock"
 REQUIRED: Final = object()
 
 T = TypeVar("T")
@@ -77,6 +79,10 @@ def _compression(value: Any) -> Compression:
     return Compression.parse(_text(value))
 
 
+def _address(value: Any) -> Address:
+    return Address.parse(_text(value))
+
+
 def _url(value: Any) -> str:
     return str(parse_store_url(_text(value)))
 
@@ -113,12 +119,21 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StatusConfig:
+    """`[status]`: where the daemon tells what it is doing."""
+
+    socket: str | None = setting(None, _directory)
+    listen: Address | None = setting(None, _address)  # noqa: RUF009
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonConfig:
     """The whole configuration."""
 
     state_directory: str = setting("/var/lib/dasfs", _directory)
     spool_directory: str | None = setting(None, _directory)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    status: StatusConfig = field(default_factory=StatusConfig)
     datasets: Mapping[str, DatasetConfig] = field(default_factory=lambda: MappingProxyType({}))
     stores: Mapping[str, StoreConfig] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -126,6 +141,11 @@ class DaemonConfig:
     def spool(self) -> str:
         """Where dataranges are packed."""
         return self.spool_directory or os.path.join(self.state_directory, "spool")
+
+    @property
+    def socket(self) -> str:
+        """Where `dasfs status` asks."""
+        return self.status.socket or os.path.join(self.state_directory, SOCKET)
 
     def location(self, dataset: str) -> StoreLocation:
         """Return where the store of a dataset is. Raises `InvalidInput` for one that is nowhere."""
@@ -173,11 +193,18 @@ class Reader:
         self._check_keys((), document, known)
         values = self._values(DaemonConfig, (), document)
         limits = self._table(LimitsConfig, ("limits",), document.get("limits", {}))
+        status = self._table(StatusConfig, ("status",), document.get("status", {}))
         stores = self._tables("stores", document, self._store)
         datasets = self._tables("datasets", document, self._dataset)
         if not document.get("datasets"):
             self.mistake(("datasets",), "there is no [datasets.NAME]: nothing to do")
-        config = DaemonConfig(**values, limits=limits or LimitsConfig(), stores=stores, datasets=datasets)
+        config = DaemonConfig(
+            **values,
+            limits=limits or LimitsConfig(),
+            status=status or StatusConfig(),
+            stores=stores,
+            datasets=datasets,
+        )
         for name, dataset in datasets.items():
             written = document.get("stores")
             if isinstance(written, dict) and dataset.store in written:

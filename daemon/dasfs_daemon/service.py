@@ -28,6 +28,7 @@ from dasfs.errors import AccessDenied, AlreadyExists, DasfsError, InvalidInput
 from dasfs_daemon.attempts import THREADS
 from dasfs_daemon.checks import find_absences, find_clashes
 from dasfs_daemon.config import DaemonConfig, DatasetConfig, Mistake, Reader
+from dasfs_daemon.door import Door
 from dasfs_daemon.journal import Journal
 from dasfs_daemon.known import KnownPaths
 from dasfs_daemon.life import Shared
@@ -150,7 +151,11 @@ class Service:
             threads=trio.CapacityLimiter(THREADS),
             minimum_free_disk=limits.minimum_free_disk,
         )
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with (
+            trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
+            Door(self.state) as self._door,
+        ):
+            await trio.to_thread.run_sync(self._door.open, self._config)
             async with trio.open_nursery() as nursery:
                 for name in self._config.datasets:
                     self._start(name, nursery)
@@ -205,6 +210,7 @@ class Service:
                     raise InvalidInput(
                         f"{key} can only change at a restart", hint="run: systemctl restart dasfs-daemon"
                     )
+            await trio.to_thread.run_sync(self._door.open, config)
         except DasfsError as error:
             self._problems.report("configuration", DasfsError(f"the old configuration stays: {error}"))
             return

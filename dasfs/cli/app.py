@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "aggregate": LazyCommand("dasfs.cli.aggregate", "Join neighbouring small dataranges into large ones."),
     "collect": LazyCommand("dasfs.cli.collect", "Delete objects that no live revision needs."),
     "daemon": LazyCommand("dasfs.cli.daemon", "Move what arrives in write directories into a store, for ever."),
+    "status": LazyCommand("dasfs.cli.status", "Show how the daemon and the mounts of this host are doing."),
     "completion": LazyCommand("dasfs.cli.completion", "Print the code that completes dasfs commands in a shell."),
 }
 

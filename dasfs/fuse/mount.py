@@ -25,8 +25,10 @@ from dasfs.cache.catalog import Catalog
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.index import IndexCache
 from dasfs.cache.remote import Remote
+from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
 from dasfs.fuse.content import Content
+from dasfs.fuse.door import open_door
 from dasfs.fuse.invalidation import Invalidator
 from dasfs.fuse.mountpoint import check_outside, prepare
 from dasfs.fuse.operations import Operations, Ownership
@@ -34,6 +36,7 @@ from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Tree
 from dasfs.fuse.tuning import raise_limits
 from dasfs.fuse.waiting import stay_awake
+from dasfs.metrics import RequestCounts
 from dasfs.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,8 @@ class MountOptions:
     allow_other: bool = False
     dataset: str | None = None
     replace: bool = False
+    # Where metrics are served, beside `.dasfs/metrics`.
+    metrics: Address | None = None
 
 
 def run_mount(store: Store, options: MountOptions, *, ready: Callable[[], None]) -> None:
@@ -106,10 +111,14 @@ async def _serve(
             tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset)
             content = Content(nursery, store, remote, tree, catalog, blocks)
             catalog.subscribe(Invalidator(tree, content, catalog, index).prepare)
-            status = Status(store.url, mountpoint, _shown(options), catalog, blocks)
+            requests = store.requests or RequestCounts()
+            status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests)
             operations = Operations(tree, content, status, index, options.ownership, deadline_s=options.deadline_s)
             # Before there is a mount, so that no signal can leave a dead one behind.
-            with trio.open_signal_receiver(*SIGNALS) as signals:
+            with (
+                trio.open_signal_receiver(*SIGNALS) as signals,
+                open_door(options.metrics, status, operations.requests),
+            ):
                 _mount(operations, store.url, mountpoint, options)
                 try:
                     if not stay_awake():

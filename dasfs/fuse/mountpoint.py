@@ -32,13 +32,23 @@ def find_mount(path: str) -> Mounted | None:
 
     Asks the kernel, not the mount, which may be dead.
     """
+    return _mounts().get(path)
+
+
+def own_mounts() -> list[Mounted]:
+    """Return the mounts of dasfs that this process can see, by path. None of them is touched."""
+    return sorted((each for each in _mounts().values() if each.file_system == FILE_SYSTEM), key=lambda each: each.path)
+
+
+def _mounts() -> dict[str, Mounted]:
+    """Return what is mounted at each path: the uppermost."""
+    found = {}
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        found = None
         for line in file:
             before, _, after = line.rstrip("\n").partition(" - ")
             fields, (file_system, source, *_) = before.split(" "), after.split(" ")
-            if _unescape(fields[4]) == path:
-                found = Mounted(path, file_system, _unescape(source), fields[2])
+            path = _unescape(fields[4])
+            found[path] = Mounted(path, file_system, _unescape(source), fields[2])
     return found
 
 

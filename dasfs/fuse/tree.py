@@ -1,7 +1,7 @@
 """What a mount looks like: names, inodes, attributes, listings. Knows nothing of FUSE.
 
     /                        the datasets, or one dataset's datapoints with `only`
-    /.dasfs/status.json      not listed, found by name
+    /.dasfs/status.json      not listed, found by name; metrics beside it
     /DATASET/%020d.ext       the datapoints, in number order
 
 Names, sizes and times come from manifests, never from a request per file. A gap is `None`; a datapoint whose
@@ -23,13 +23,22 @@ from dasfs.cache.pages import PAGE_RECORDS
 from dasfs.dataset.model import Datarange, Snapshot
 from dasfs.errors import Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged, StoreUnavailable
 from dasfs.formats.manifest import RECORD_SIZE, Record
-from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT, STATUS_FILE, DatapointPlace, Inode, InodeTable, Lives
+from dasfs.fuse.inodes import (
+    CONTROL_DIRECTORY,
+    METRICS_FILE,
+    ROOT,
+    STATUS_FILE,
+    DatapointPlace,
+    Inode,
+    InodeTable,
+    Lives,
+)
 from dasfs.names import DatapointName, DatapointNumber
 
 log = logging.getLogger(__name__)
 
 CONTROL_NAME: Final = ".dasfs"
-STATUS_NAME: Final = "status.json"
+OWN_FILES: Final = {"status.json": STATUS_FILE, "metrics": METRICS_FILE}
 # As many as readers that may be between their lookup and their open.
 MAX_LOOKED_UP: Final = 256
 
@@ -146,7 +155,7 @@ class Tree:
     async def lookup(self, parent: int, name: str) -> Attributes | None:
         """Return the attributes of `name` in the directory `parent`, or None where it is not."""
         if parent == CONTROL_DIRECTORY:
-            return self.status_attributes() if name == STATUS_NAME else None
+            return self.own_attributes(OWN_FILES[name]) if name in OWN_FILES else None
         if parent == ROOT and name == CONTROL_NAME:
             return self._control_attributes()
         dataset = self.dataset_of(parent)
@@ -230,9 +239,9 @@ class Tree:
             raise listing.problem
         return None
 
-    def status_attributes(self) -> Attributes:
-        """Return the status file's attributes, but for its size, which differs from moment to moment."""
-        return Attributes(STATUS_FILE, is_directory=False, size=0, mtime=self._mounted_at)
+    def own_attributes(self, inode: Inode) -> Attributes:
+        """Return the attributes of a file of the mount's own, but for its size, which differs from moment to moment."""
+        return Attributes(inode, is_directory=False, size=0, mtime=self._mounted_at)
 
     def _control_attributes(self) -> Attributes:
         return Attributes(CONTROL_DIRECTORY, is_directory=True, size=0, mtime=self._mounted_at, links=2)

@@ -30,6 +30,8 @@ LAYERS = {
     "dasfs.names": 0,
     "dasfs.errors": 0,
     "dasfs.metrics": 0,
+    "dasfs.endpoint": 0,
+    "dasfs.loop": 0,
     "dasfs": 0,
 }
 BOTTOM = 0
