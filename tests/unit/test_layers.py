@@ -30,6 +30,7 @@ LAYERS = {
     "dasfs.names": 0,
     "dasfs.errors": 0,
     "dasfs.metrics": 0,
+    "dasfs.notify": 0,
     "dasfs": 0,
 }
 BOTTOM = 0
