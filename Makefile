@@ -8,7 +8,7 @@ PREFIX ?= /opt/dasfs
 BINDIR ?= /usr/local/bin
 # mount(8) looks for its helpers there and nowhere else.
 MOUNT_HELPERS ?= /sbin
-# Everything is installed below this folder, for packages and for tests.
+# All goes below this folder. For a look and for tests: the scripts in PREFIX name the folder they were made in.
 DESTDIR ?=
 TESTS ?= tests
 BENCH ?= warm million put
@@ -55,7 +55,7 @@ install:  ## into PREFIX, with `dasfs` on the path, `mount -t fuse.dasfs` and un
 	@ln -sfn $(PREFIX)/bin/dasfs $(DESTDIR)$(BINDIR)/dasfs
 	@ln -sfn $(PREFIX)/bin/mount.fuse.dasfs $(DESTDIR)$(MOUNT_HELPERS)/mount.fuse.dasfs
 	@DESTDIR=$(DESTDIR) BINDIR=$(BINDIR) systemd/setup install
-	@$(DESTDIR)$(PREFIX)/bin/python -m dasfs --version
+	@$(DESTDIR)$(PREFIX)/bin/python -I -m dasfs --version
 
 uninstall:  ## remove what `make install` installed; your configuration and your data stay (root)
 	@DESTDIR=$(DESTDIR) BINDIR=$(BINDIR) systemd/setup uninstall

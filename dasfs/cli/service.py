@@ -73,6 +73,10 @@ class JournalHandler(logging.StreamHandler[TextIO]):
         except OSError:
             super().emit(record)
 
+    def close(self) -> None:
+        self._transport.socket.close()
+        super().close()
+
 
 def _fields(record: logging.LogRecord, message: str) -> Iterator[tuple[str, bytes]]:
     """Yield the journal's fields of a record; see systemd.journal-fields(7)."""
