@@ -8,6 +8,8 @@ PREFIX ?= /opt/dasfs
 BINDIR ?= /usr/local/bin
 # mount(8) looks for its helpers there and nowhere else.
 MOUNT_HELPERS ?= /sbin
+# All goes below this folder. For a look and for tests: the scripts in PREFIX name the folder they were made in.
+DESTDIR ?=
 TESTS ?= tests
 BENCH ?= warm million put
 BIN := .venv/bin
@@ -26,12 +28,13 @@ test:  ## run the tests: TESTS=tests/unit for a part, PYTEST_ADDOPTS for pytest'
 	@.ci/setup test
 	@$(BIN)/python -m pytest $(TESTS)
 
-check:  ## lint, format, types, layers
+check:  ## lint, format, types, layers, systemd's own checks of the units
 	@.ci/setup check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/unit/test_layers.py
+	@BINDIR=$(CURDIR)/$(BIN) systemd/setup check
 
 bench: bench/fuse_memory  ## measure against a file system in C and against tar (root): BENCH="warm put"
 	@.ci/setup
@@ -46,16 +49,18 @@ docs:  ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo 'the documentation is in site/index.html'
 
-install:  ## install into PREFIX, with `dasfs` on the path and `mount -t fuse.dasfs` (root)
-	@VENV=$(PREFIX) .ci/setup install
-	@mkdir -p $(BINDIR) $(MOUNT_HELPERS)
-	@ln -sfn $(PREFIX)/bin/dasfs $(BINDIR)/dasfs
-	@ln -sfn $(PREFIX)/bin/mount.fuse.dasfs $(MOUNT_HELPERS)/mount.fuse.dasfs
-	@$(BINDIR)/dasfs --version
+install:  ## into PREFIX, with `dasfs` on the path, `mount -t fuse.dasfs` and units for systemd (root)
+	@VENV=$(DESTDIR)$(PREFIX) .ci/setup install
+	@mkdir -p $(DESTDIR)$(BINDIR) $(DESTDIR)$(MOUNT_HELPERS)
+	@ln -sfn $(PREFIX)/bin/dasfs $(DESTDIR)$(BINDIR)/dasfs
+	@ln -sfn $(PREFIX)/bin/mount.fuse.dasfs $(DESTDIR)$(MOUNT_HELPERS)/mount.fuse.dasfs
+	@DESTDIR=$(DESTDIR) BINDIR=$(BINDIR) systemd/setup install
+	@$(DESTDIR)$(PREFIX)/bin/python -I -m dasfs --version
 
-uninstall:  ## remove what `make install` installed (root)
-	@rm -f $(BINDIR)/dasfs $(MOUNT_HELPERS)/mount.fuse.dasfs
-	@test ! -e $(PREFIX)/pyvenv.cfg || rm -rf $(PREFIX)
+uninstall:  ## remove what `make install` installed; your configuration and your data stay (root)
+	@DESTDIR=$(DESTDIR) BINDIR=$(BINDIR) systemd/setup uninstall
+	@rm -f $(DESTDIR)$(BINDIR)/dasfs $(DESTDIR)$(MOUNT_HELPERS)/mount.fuse.dasfs
+	@test ! -e $(DESTDIR)$(PREFIX)/pyvenv.cfg || rm -rf $(DESTDIR)$(PREFIX)
 
 clean:  ## remove everything that the verbs above made in this folder
 	@rm -rf .venv site build dist dasfs.egg-info daemon/*.egg-info bench/out bench/fuse_memory

@@ -17,6 +17,8 @@ from dasfs_daemon.config import DaemonConfig, Reader
 MOUNT_TYPE: Final = "fuse.dasfs"
 # For `--check`: somebody waits at a terminal.
 CHECK_DEADLINE_S: Final = 10.0
+# What the unit of systemd hides, or has its own of: a directory there is seen by everybody but the daemon.
+HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 
 
 def find_clashes(reader: Reader, config: DaemonConfig) -> None:
@@ -67,11 +69,14 @@ def check_directory(directory: str) -> None:
     """Raise `DasfsError` unless files of a write directory can be read and removed."""
     if not os.path.isdir(directory):
         what = "is not a directory" if os.path.lexists(directory) else "is missing"
-        raise NotFound(f"the write directory {directory} {what}", hint=f"mount it, or run: mkdir -p {directory}")
+        hint = f"mount it, or run: mkdir -p {directory}"
+        if any(_is_below(directory, each) for each in HIDDEN):
+            hint += "; if it is there, systemd hides it from the daemon: see docs/systemd.md"
+        raise NotFound(f"the write directory {directory} {what}", hint=hint)
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise DasfsError(
             f"the write directory {directory} can't be read and written by this user",
-            hint="files are removed from it once they are in the store: allow both",
+            hint="files are removed from it once they are in the store: allow both, see docs/systemd.md",
         )
 
 

@@ -22,10 +22,12 @@ from dasfs.stores import Store
 from dasfs_daemon.attempts import Attempts
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.existing import Comparer
+from dasfs_daemon.files import show
 from dasfs_daemon.inlet import Inlet
 from dasfs_daemon.intake import Intake
 from dasfs_daemon.journal import Closed, Journal
 from dasfs_daemon.known import KnownPaths
+from dasfs_daemon.log_fields import log_fields
 from dasfs_daemon.origin import DatarangeRow, OriginJournal, State, Waiting
 from dasfs_daemon.outlet import Outlet
 from dasfs_daemon.plan import seconds_until_due
@@ -187,7 +189,8 @@ class Life:
             failed = error
         out = await self._attempts.until_done("directory", lambda: self._shipping.leave_out(row, failed, self._rejects))
         self.record.tally.add(changed_files=len(out.changed), rejected_files=int(out.rejected), repacked_dataranges=1)
-        log.info("%s: %s; it is left out for now", self._name, failed.error.message)
+        fields = log_fields(dataset=self._name, path=show(failed.file.path))
+        log.info("%s: %s; it is left out for now", self._name, failed.error.message, extra=fields)
         self.inlet.look_at(out.changed)
         return None
 
@@ -213,7 +216,10 @@ class Life:
     def _tell(self, plan: Plan) -> None:
         self.record.tally.add(duplicate_files=plan.duplicates, rejected_files=plan.rejected)
         if plan.duplicates:
-            log.info("%s: %d files were in the dataset already and are removed", self._name, plan.duplicates)
+            fields = log_fields(dataset=self._name, files=plan.duplicates)
+            log.info(
+                "%s: %d files were in the dataset already and are removed", self._name, plan.duplicates, extra=fields
+            )
 
     def _note_commit(self, row: DatarangeRow) -> None:
         assert row.committed is not None
@@ -221,6 +227,9 @@ class Life:
         now = datetime.now(UTC)
         self.record.last_commit = LastCommit(revision, now, row.first, row.last, row.size)
         self.record.tally.committed(row.count, row.size)
+        waited_s = max(row.committed - row.oldest, 0.0)
+        span = log_fields(dataset=self._name, first=row.first, last=row.last)
+        fields = span | log_fields(files=row.count, bytes=row.size, revision=revision, seconds=round(waited_s, 3))
         log.info(
             "%s: committed %d-%d: %d files, %d bytes, %.1f s after the first was complete, revision %d",
             self._name,
@@ -228,6 +237,7 @@ class Life:
             row.last,
             row.count,
             row.size,
-            max(row.committed - row.oldest, 0.0),
+            waited_s,
             revision,
+            extra=fields,
         )

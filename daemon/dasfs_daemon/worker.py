@@ -15,6 +15,7 @@ from dasfs.stores import open_store
 from dasfs_daemon.attempts import Attempts
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.life import Life, Record, Shared
+from dasfs_daemon.log_fields import log_fields
 from dasfs_daemon.problems import Problems
 from dasfs_daemon.shipping import Replaced
 from dasfs_daemon.state import AggregationState, Backlog, CollectionState, DatasetState, Phase
@@ -34,7 +35,7 @@ class Worker:
         self.config = config
         self.location = location
         self._shared = shared
-        self._problems = Problems(name)
+        self._problems = Problems(name, log_fields(dataset=name))
         self._record = Record(Tally())
         self._attempts = Attempts(self._problems, shared.threads, lambda: self._record.tally.add(failed_attempts=1))
         self._life: Life | None = None
@@ -47,11 +48,11 @@ class Worker:
                 try:
                     await self._live()
                 except* Replaced as group:
-                    log.warning("%s: %s", self.name, group.exceptions[0])
+                    log.warning("%s: %s", self.name, group.exceptions[0], extra=log_fields(dataset=self.name))
                 except* DasfsError as group:
                     self._problems.report("daemon", _first(group))
                 except* Exception as group:  # a defect of ours must not end a daemon that others rely on
-                    log.exception("%s: unexpected error", self.name)
+                    log.exception("%s: unexpected error", self.name, extra=log_fields(dataset=self.name))
                     message = f"unexpected {_first(group)!r}"
                     self._problems.report("daemon", DasfsError(message, hint="the log has the traceback"))
                 await trio.sleep(PAUSE_S)

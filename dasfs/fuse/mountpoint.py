@@ -61,20 +61,26 @@ def is_dead(path: str) -> bool:
     return False
 
 
-def prepare(path: str, *, replace: bool) -> str:
-    """Return the absolute path of an empty directory to mount at.
+def prepare(path: str, *, replace: bool) -> None:
+    """Make sure that a mount can stand at `path`: take away a dead one with `replace`. Raises what `check` raises."""
+    if replace and is_dead(path):
+        unmount(path)
+    check(path, replace=False)
 
-    With `replace`, a dead mount is taken away first. Raises `NotFound`, `InvalidInput` (a file, or not
-    empty), `AlreadyExists` (a mount stands there).
+
+def check(path: str, *, replace: bool) -> str:
+    """Return the absolute path of an empty directory to mount at, or with `replace` of a dead mount.
+
+    Raises `NotFound`, `InvalidInput` (a file, or not empty), `AlreadyExists` (a mount stands there).
     """
     path = os.path.realpath(path)
     if is_dead(path):
-        if not replace:
-            raise AlreadyExists(
-                f"a mount stands at {path} whose process is gone",
-                hint=f"use --replace, or run: dasfs umount {path}",
-            )
-        unmount(path)
+        if replace:
+            return path
+        raise AlreadyExists(
+            f"a mount stands at {path} whose process is gone",
+            hint=f"use --replace, or run: dasfs umount {path}",
+        )
     try:
         os.stat(path)
         mounted = find_mount(path)

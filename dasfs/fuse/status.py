@@ -84,6 +84,15 @@ class Status:
         }
         return json.dumps(document, indent=2).encode() + b"\n"
 
+    def describe(self) -> str:
+        """Return in one line what the mount is at, for people who look at `systemctl status`."""
+        totals, seen = self.totals(), len(self.catalog.states)
+        line = (
+            f"{self.store} at {self.mountpoint}: {seen} {'dataset' if seen == 1 else 'datasets'} in use, "
+            f"{totals.datapoints:,} datapoints, {self.reads:,} reads"
+        )
+        return f"{line}; {self.catalog.problem}" if self.catalog.problem else line
+
 
 def _describe(state: DatasetState) -> dict[str, object]:
     return {

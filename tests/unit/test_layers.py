@@ -32,6 +32,7 @@ LAYERS = {
     "dasfs.metrics": 0,
     "dasfs.endpoint": 0,
     "dasfs.loop": 0,
+    "dasfs.notify": 0,
     "dasfs": 0,
 }
 BOTTOM = 0
