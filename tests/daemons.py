@@ -29,6 +29,7 @@ class Daemon:
     url: str
     settings: Mapping[str, object] = field(default_factory=dict)
     limits: Mapping[str, object] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     expected: list[str] = field(default_factory=list)
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -64,6 +65,8 @@ class Daemon:
         limits = {"minimum_free_disk": "1MiB", **self.limits}
         lines = [f'state_directory = "{self.home}/state"', "[stores.lab]", f'url = "{self.url}"', "[limits]"]
         lines += [f"{name} = {json.dumps(value)}" for name, value in limits.items()]
+        for table, values in self.tables.items():
+            lines += [f"[{table}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
         lines += ["[datasets.d]", *(f"{name} = {json.dumps(value)}" for name, value in dataset.items())]
         self.config.write_text("\n".join(lines) + "\n")
 

@@ -6,7 +6,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
@@ -27,9 +27,10 @@ WINDOW: Final = MAX_FILES
 
 @dataclass(slots=True)
 class Plan:
-    """What a plan came to."""
+    """What a plan came to. `target_size` is how large a TAR object should get."""
 
-    dataranges: list[DatarangeRow]
+    target_size: int
+    dataranges: list[DatarangeRow] = field(default_factory=list)
     duplicates: int = 0
     rejected: int = 0
 
@@ -46,8 +47,7 @@ class Planner:
         self._comparer = comparer
         self._rejects = rejects
 
-    def target_size(self, snapshot: Snapshot) -> int:
-        """Return how large a TAR object should get."""
+    def _target_size(self, snapshot: Snapshot) -> int:
         return self._config.datarange_size or snapshot.configuration.datarange_size
 
     def plan(self, snapshot: Snapshot) -> Plan:
@@ -56,7 +56,7 @@ class Planner:
         The numbered come first, so that numbers that are reserved for the others are above theirs. Raises what
         the store raises, and `Conflict`; what was noted by then is in the journal as 'packed'.
         """
-        plan = Plan([])
+        plan = Plan(self._target_size(snapshot))
         closed_before = time.time() - self._config.datarange_age
         for run in self._choose(self._numbered(), snapshot, closed_before, plan):
             plan.dataranges.append(self._journal.pack(run.first, run.files, snapshot.revision))
@@ -79,7 +79,7 @@ class Planner:
 
     def _choose(self, rows: Sequence[FileRow], snapshot: Snapshot, closed_before: float, plan: Plan) -> list[Run]:
         """Return the runs to pack now, without what is in the dataset already."""
-        target = self.target_size(snapshot)
+        target = plan.target_size
         runs = list(cut_runs(rows, target))
         if len(rows) == WINDOW and len(runs) > 1:
             runs.pop()  # it goes on behind the window

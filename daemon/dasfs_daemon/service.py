@@ -27,15 +27,15 @@ from dasfs.dataset.local import local_error
 from dasfs.errors import AccessDenied, AlreadyExists, DasfsError, InvalidInput
 from dasfs.notify import Notifier
 from dasfs_daemon.attempts import THREADS
-from dasfs_daemon.checks import find_absences, find_clashes
+from dasfs_daemon.checks import find_absences, find_clashes, find_nonsense
 from dasfs_daemon.config import DaemonConfig, DatasetConfig, Mistake, Reader
-from dasfs_daemon.door import Door
 from dasfs_daemon.describe import describe
+from dasfs_daemon.door import Door
 from dasfs_daemon.journal import Journal
 from dasfs_daemon.known import KnownPaths
-from dasfs_daemon.life import Shared
 from dasfs_daemon.log_fields import log_fields
 from dasfs_daemon.problems import Problems
+from dasfs_daemon.shared import Shared
 from dasfs_daemon.state import DaemonState
 from dasfs_daemon.throttle import Throttle
 from dasfs_daemon.worker import Worker
@@ -55,6 +55,7 @@ def check(file: str) -> list[Mistake]:
     reader = Reader(file)
     config = reader.read()
     if config is not None:
+        find_nonsense(reader, config)
         find_clashes(reader, config)
         find_absences(reader, config)
     return reader.mistakes
@@ -68,6 +69,7 @@ def load(file: str) -> DaemonConfig:
     reader = Reader(file)
     config = reader.read()
     if config is not None:
+        find_nonsense(reader, config)
         find_clashes(reader, config)
     if config is None or reader.mistakes:
         more = len(reader.mistakes) - 1
@@ -156,6 +158,8 @@ class Service:
             uploads=trio.CapacityLimiter(limits.uploads),
             threads=trio.CapacityLimiter(THREADS),
             minimum_free_disk=limits.minimum_free_disk,
+            aggregation=self._config.aggregation,
+            collection=self._config.collection,
         )
         with (
             trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
@@ -235,11 +239,14 @@ class Service:
         self._shared.throttle.set_rate(config.limits.bandwidth)
         self._shared.uploads.total_tokens = config.limits.uploads
         self._shared.minimum_free_disk = config.limits.minimum_free_disk
+        self._shared.aggregation, self._shared.collection = config.aggregation, config.collection
         changed = {name for name in {*old.datasets, *config.datasets} if _parts(old, name) != _parts(config, name)}
         for name in sorted(changed & self._running.keys()):
             await self._stop(name)
         for name in sorted(changed & config.datasets.keys()):
             self._start(name, nursery)
+        for running in self._running.values():
+            running.worker.look_again()
         log.info("read %s again: %d of %d datasets changed", self._file, len(changed), len(config.datasets))
         self._tell_leftovers()
 

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.local import READ_SIZE, open_source, read
-from dasfs.dataset.model import Change, Operation, Snapshot, apply
+from dasfs.dataset.model import Change, Datarange, Operation, Snapshot, apply
 from dasfs.dataset.writer import MAX_COUNTER_TRIES, DatarangeWriter, PackedDatarange, is_uploaded, upload
 from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
 from dasfs.formats.compression import Compression
@@ -30,8 +31,8 @@ from dasfs_daemon.origin import DatarangeRow, FileRow, OriginJournal, Stamp, Sta
 from dasfs_daemon.rejects import Rejects
 from dasfs_daemon.throttle import Throttle
 
-# An upload that was finished longer ago is looked at again before it is committed: `collect` may have taken it for
-# left over. It waits 7 days by default.
+# An upload that began longer ago is looked at again before it is committed: `collect` may have taken it, or what of it
+# was there by then, for left over. It waits 7 days by default, and at least this long in a daemon.
 TRUSTED_UPLOAD_S: Final = 3600.0
 
 
@@ -80,18 +81,26 @@ class Shipping:
     """Ships the dataranges of one write directory."""
 
     def __init__(
-        self, dataset: Dataset, place: Place, journal: OriginJournal, throttle: Throttle, stop: threading.Event
+        self,
+        dataset: Dataset,
+        place: Place,
+        journal: OriginJournal,
+        throttle: Throttle,
+        stop: threading.Event,
+        expiry_s: Callable[[], float],
     ) -> None:
+        """`expiry_s` returns for how long after an upload its commit is safe from collectors."""
         self._dataset = dataset
         self._place = place
         self._journal = journal
         self._throttle = throttle
         self._stop = stop
+        self._expiry_s = expiry_s
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._skipped_counters = 0
         self._searched: dict[int, int] = {}  # datarange row -> the last revision that does not add it
-        self._uploaded_at: dict[int, float] = {}  # datarange row -> monotonic
+        self._begun: dict[int, float] = {}  # datarange row -> when its upload began (monotonic)
 
     @property
     def revision(self) -> int:
@@ -184,6 +193,7 @@ class Shipping:
             sent(size)
             self._throttle.take(size, self._stop)
 
+        begun = time.monotonic()
         counter = (self._snapshot or self.refresh()).last_counter + 1 + self._skipped_counters
         try:
             uploaded = upload(self._dataset.store, self._dataset.keys, packed, counter, progress)
@@ -191,7 +201,7 @@ class Shipping:
             # A store that takes manifests and no TARs, for hours: each attempt used up one.
             self._skipped_counters += MAX_COUNTER_TRIES
             raise
-        self._uploaded_at[row.id] = time.monotonic()
+        self._begun[row.id] = begun
         return self._journal.uploaded(row, uploaded)
 
     def commit(self, row: DatarangeRow, *, again: bool) -> DatarangeRow | None:
@@ -203,9 +213,7 @@ class Shipping:
         assert uploaded is not None
         if again and self._is_in_log(row):
             return self._committed(row)
-        since = self._uploaded_at.get(row.id)
-        fresh = since is not None and time.monotonic() - since < TRUSTED_UPLOAD_S
-        if not fresh and not is_uploaded(self._dataset.store, self._dataset.keys, uploaded):
+        if not self._is_safe(row, uploaded):
             self._journal.give_back(row)
             return None
         try:
@@ -221,18 +229,23 @@ class Shipping:
         return self._committed(row)
 
     def confirm(self, row: DatarangeRow) -> None:
-        """Raise `Corrupt` unless the store has all of a committed datarange.
+        """Raise `Corrupt` unless the store has all of a committed datarange, or of what it was aggregated into.
 
-        One that was aggregated or deleted since was there: whoever replaced it made sure, or meant it.
+        Numbers that were deleted since were there: whoever deleted them meant it.
         """
-        assert row.uploaded is not None
-        snapshot = self.refresh()
-        if snapshot.holds(row.uploaded.id) and not is_uploaded(self._dataset.store, self._dataset.keys, row.uploaded):
+        missing = self._missing(row, self.refresh())
+        # Somebody may have aggregated it meanwhile, and collected what it was.
+        if missing and self._missing(row, self.refresh()):
             raise Corrupt(
                 f"{self._dataset.store.url} does not have datapoints {row.first}-{row.last} of {self._dataset.name} "
                 "as they were uploaded; the local files stay",
                 hint=f"run: dasfs dataset verify {self._dataset.name} {row.first}-{row.last}",
             )
+
+    def _missing(self, row: DatarangeRow, snapshot: Snapshot) -> bool:
+        """Return whether the store lacks an object of what has the numbers of `row` now."""
+        store, keys = self._dataset.store, self._dataset.keys
+        return not all(is_uploaded(store, keys, each) for each in snapshot.overlapping(row.first, row.last))
 
     def remove(self, row: DatarangeRow) -> Removed:
         """Remove the sources of a committed datarange, each only if it still is what was packed."""
@@ -266,8 +279,21 @@ class Shipping:
             self._journal.removed(row)
         return Removed(removed, left, tuple(changed), frozenset(directories - {b""}), problem)
 
+    def _is_safe(self, row: DatarangeRow, uploaded: Datarange) -> bool:
+        """Return whether an uploaded datarange can be committed: all of it is there, and no collector may be about to
+        delete it. Between its last look at the log and the deletion, a commit would come too late."""
+        begun = self._begun.get(row.id)
+        if begun is not None and time.monotonic() - begun < TRUSTED_UPLOAD_S:
+            return True
+        store, keys = self._dataset.store, self._dataset.keys
+        if not is_uploaded(store, keys, uploaded):
+            return False
+        # It was written last, and collectors go by the newest.
+        age = datetime.now(UTC) - store.head(keys.index(uploaded.id)).modified
+        return age.total_seconds() < self._expiry_s()
+
     def _committed(self, row: DatarangeRow) -> DatarangeRow:
-        self._uploaded_at.pop(row.id, None)
+        self._begun.pop(row.id, None)
         self._searched.pop(row.id, None)
         return self._journal.committed(row, time.time())
 

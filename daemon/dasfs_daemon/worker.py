@@ -14,9 +14,10 @@ from dasfs.errors import DasfsError
 from dasfs.stores import open_store
 from dasfs_daemon.attempts import Attempts
 from dasfs_daemon.config import DatasetConfig
-from dasfs_daemon.life import Life, Record, Shared
+from dasfs_daemon.life import Life
 from dasfs_daemon.log_fields import log_fields
 from dasfs_daemon.problems import Problems
+from dasfs_daemon.shared import Record, Shared
 from dasfs_daemon.shipping import Replaced
 from dasfs_daemon.state import AggregationState, Backlog, CollectionState, DatasetState, Phase
 from dasfs_daemon.tally import Tally
@@ -36,7 +37,8 @@ class Worker:
         self.location = location
         self._shared = shared
         self._problems = Problems(name, log_fields(dataset=name))
-        self._record = Record(Tally())
+        aggregation, collection = AggregationState(enabled=config.aggregate), CollectionState(enabled=config.collect)
+        self._record = Record(Tally(), aggregation=aggregation, collection=collection)
         self._attempts = Attempts(self._problems, shared.threads, lambda: self._record.tally.add(failed_attempts=1))
         self._life: Life | None = None
         self._stopped = False
@@ -82,11 +84,16 @@ class Worker:
             bytes_per_second=bytes_per_second,
             last_commit=record.last_commit,
             last_scan=None if life is None else life.inlet.last_scan,
-            aggregation=AggregationState(),
-            collection=CollectionState(),
+            aggregation=record.aggregation if life is None else life.aggregator.state(),
+            collection=record.collection if life is None else life.collector.state(),
             counters=record.tally.counters(),
             problems=self._problems.all(),
         )
+
+    def look_again(self) -> None:
+        """Bring limits that changed into effect."""
+        if self._life is not None:
+            self._life.look_again()
 
     async def _live(self) -> None:
         with open_store(self.location.url, self.location.options) as store:

@@ -33,7 +33,16 @@ from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
 from dasfs.dataset.spool import DEFAULT_DIRECTORY, Spool
 from dasfs.dataset.writer import put_manifest
-from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
+from dasfs.errors import (
+    Conflict,
+    Corrupt,
+    DasfsError,
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    ObjectChanged,
+    StoreUnavailable,
+)
 from dasfs.formats.join import join_manifests, joined_size, make_index
 from dasfs.formats.manifest import Manifest
 from dasfs.formats.tar import END_OF_ARCHIVE
@@ -45,6 +54,9 @@ from dasfs.stores.base import MIB, CopyPiece
 FETCH_JOBS: Final = 8
 # Above S3's minimum of a part, and small enough that the six or so that a store holds at once are 40 to 70 MiB.
 PIECE_SIZE: Final = 6 * MIB
+
+# What is told of and can be ended between two of them: a gateway copies one in a second or two.
+COPY_SIZE: Final = 64 * MIB
 
 Progress = Callable[[int], None]
 
@@ -153,11 +165,23 @@ class _Aggregation:
             if info.size != manifest.tar_size:
                 raise Corrupt(f"{info.key}: the store has {info.size} bytes of it instead of {manifest.tar_size}")
             store.put(keys.index(manifest.id), make_index(manifest))
-        except (NotFound, Corrupt, ObjectChanged):
+            self._check_manifest(manifest.id)
+        except (NotFound, Corrupt, ObjectChanged, NoSpace, StoreUnavailable):
+            # It may be a gigabyte, and whoever tries again would leave another one.
             self._delete(manifest.id)
             raise
         named = manifest.names is not None
         return Datarange(manifest.id, manifest.tar_size, manifest_size, manifest.data_size, named)
+
+    def _check_manifest(self, datarange: DatarangeId) -> None:
+        """Raise unless the manifest is still there: it was alone for as long as the TAR was written."""
+        try:
+            self._dataset.store.head(self._dataset.keys.manifest(datarange))
+        except NotFound:
+            raise ObjectChanged(
+                f"the manifest of {datarange.first}-{datarange.last} was collected before it could be committed",
+                hint="give 'collect' a longer grace of what is not committed: writing takes longer than that",
+            ) from None
 
     def _join(self, counter: int, merged: dict[range, bytes]) -> Manifest:
         identity = DatarangeId(self._dataranges[0].first, self._dataranges[-1].last, counter)
@@ -220,15 +244,18 @@ class _Aggregation:
                     self._progress(stop - start)
                 position = end
             else:
-                yield self._copy(part)
-                self._progress(part.length)
+                for piece in self._copies(part):
+                    yield piece
+                    self._progress(piece.length)
         if not self._parts[-1].fetched:
             yield END_OF_ARCHIVE
             self._progress(len(END_OF_ARCHIVE))
 
-    def _copy(self, part: Part) -> CopyPiece:
+    def _copies(self, part: Part) -> Iterator[CopyPiece]:
         (stretch,) = part.stretches
-        return CopyPiece(self._dataset.keys.tar(self._dataranges[stretch.source].id), stretch.start, stretch.length)
+        key = self._dataset.keys.tar(self._dataranges[stretch.source].id)
+        for start, stop in split_evenly(stretch.start, stretch.end, COPY_SIZE):
+            yield CopyPiece(key, start, stop - start)
 
     def _commit(self, added: Datarange) -> Snapshot:
         """Make the new datarange visible, instead of the old ones."""
