@@ -20,9 +20,9 @@ help:  ## print this list
 	@echo
 	@echo 'PYTHON=$(PYTHON) PREFIX=$(PREFIX) TESTS="$(TESTS)" BENCH="$(BENCH)"'
 
-demo:  ## put a few thousand real files into a store, mount it, read them back; under a minute
+demo:  ## drop 20,000 real files into a directory, find them in a mount, compare them; about a minute; STORE=s3://...
 	@.ci/setup
-	@$(BIN)/python docs/demo.py
+	@$(BIN)/python docs/demo.py $(STORE)
 
 test:  ## run the tests: TESTS=tests/unit for a part, PYTEST_ADDOPTS for pytest's options
 	@.ci/setup test
