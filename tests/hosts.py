@@ -28,9 +28,9 @@ from tests.simulation import Turns
 Piece = TypeVar("Piece")
 
 HOUR = timedelta(hours=1)
+DEFAULT_GRACE = Grace()
 # What an outage leaves unanswered is asked about so long.
 DEADLINE_S = 0.02
-POLICY = AggregationPolicy(target_size=40_000, growth=4, max_sources=4)
 
 
 @dataclass(frozen=True)
@@ -268,6 +268,8 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class AggregateByPolicy:
+    target_size: int
+
     def begin(self, host: Host) -> Running:
         return Running("aggregate", frozenset({Operation.AGGREGATE}))
 
@@ -275,8 +277,9 @@ class AggregateByPolicy:
         return missing(host)
 
     def run(self, host: Host, running: Running) -> None:
+        policy = AggregationPolicy(self.target_size, growth=4, max_sources=4)
         snapshot = host.dataset.writable()
-        while plans := plan_aggregation(snapshot.dataranges, POLICY):
+        while plans := plan_aggregation(snapshot.dataranges, policy):
             for plan in plans:
                 snapshot = aggregate(host.dataset, plan.dataranges, snapshot, spool_dir=str(host.files.spool)).snapshot
         host.seen = snapshot
@@ -368,7 +371,7 @@ CONFIGURE = [Simple(f"configure {text}", Operation.CONFIGURE, _configure(text)) 
 class Collect:
     """Collect, with the grace periods that are the default, or with others."""
 
-    grace: Grace = Grace()
+    grace: Grace = DEFAULT_GRACE
 
     def begin(self, host: Host) -> Running:
         return Running("collect", grace=self.grace)

@@ -6,6 +6,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -66,7 +67,9 @@ puts = st.builds(
     datarange_size=st.sampled_from([1, 3000, 1 << 20]),
 )
 aggregations: st.SearchStrategy[Action] = st.one_of(
-    st.builds(Aggregate, shares, shares), st.builds(Aggregate, shares, shares), st.just(AggregateByPolicy())
+    st.builds(Aggregate, shares, shares),
+    st.builds(Aggregate, shares, shares),
+    st.builds(AggregateByPolicy, st.sampled_from([8000, 60_000, 2_000_000])),
 )
 deletions: st.SearchStrategy[Action] = st.one_of(
     st.builds(Delete, shares, st.integers(1, 3)), st.builds(DeleteSeen, shares, st.integers(1, 3))
@@ -76,13 +79,19 @@ rare: st.SearchStrategy[Action] = st.one_of(
     st.sampled_from(CONFIGURE),
     st.just(Checkpoint()),
     st.builds(Look, st.booleans()),
+    st.builds(Look, st.just(False)),
     st.sampled_from([CLEAR, DELETE_DATASET, CREATE]),
 )
-actions: st.SearchStrategy[Action] = st.one_of(puts, puts, aggregations, aggregations, deletions, st.just(Collect()), rare)
+actions: st.SearchStrategy[Action] = st.one_of(
+    puts, puts, aggregations, aggregations, deletions, st.just(Collect()), rare
+)
 hosts = st.integers(0, len(SKEWS) - 1)
+# After how many operations of a store it is the next one's turn.
+schedules = st.lists(st.integers(0, 12), min_size=1, max_size=8)
+waits = st.builds(Wait, st.sampled_from([1, 25]))
 troubles = st.builds(
     Trouble,
-    st.integers(1, 30),
+    st.integers(1, 12) | st.integers(1, 40),
     st.sampled_from([Fault.CRASH, Fault.CRASH_WITHIN, Fault.CRASH_AFTER, Fault.FAIL, Fault.LOSE_ANSWER]),
 )
 
@@ -91,16 +100,18 @@ class DatasetMachine(RuleBasedStateMachine):
     """Three hosts on one dataset in a directory; one has a clock that is late, and one has one that is early."""
 
     scheme: ClassVar[str] = "file"
+    # Memory, where syncing costs nothing; or where temporary files are.
+    place: ClassVar[str | None] = "/dev/shm" if os.path.isdir("/dev/shm") else None
     large: ClassVar[tuple[int, ...]] = ()
 
     def open_store(self, url: str) -> Store:
         return open_store(url)
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(filled=st.integers(3, 14), size=st.sampled_from([1, 3000]))
+    def begin(self, filled: int, size: int) -> None:
         self.sound = False
         self.stack = ExitStack()
-        self.directory = Path(tempfile.mkdtemp(prefix="dasfs-model-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="dasfs-model-", dir=self.place))
         self.stack.callback(shutil.rmtree, self.directory)
         self.clock = Clock()
         store = self.stack.enter_context(self.open_store(f"{self.scheme}://{self.directory}/store"))
@@ -116,6 +127,7 @@ class DatasetMachine(RuleBasedStateMachine):
         self.held: list[tuple[datetime, Snapshot]] = []
         self.hosts[0].act(CREATE)
         self.unknown = self.plant()
+        self.hosts[0].act(Put(0, filled, frozenset(), 0, size))
 
     def plant(self) -> set[str]:
         """Write what nobody understands, or what may be wanted: it stays for ever."""
@@ -133,49 +145,72 @@ class DatasetMachine(RuleBasedStateMachine):
             left = shutil.copy(file, f"{file}-left")
             os.utime(left, (self.clock.now.timestamp(),) * 2)
 
-    @rule(host=hosts, action=actions)
-    def act(self, host: int, action: Action) -> None:
-        self.sound = False
-        self.hosts[host].act(action)
+    @rule(host=hosts, action=puts)
+    def put(self, host: int, action: Action) -> None:
+        self.do(lambda: self.hosts[host].act(action))
+
+    @rule(host=hosts, action=aggregations, fresh=st.booleans())
+    def aggregate(self, host: int, action: Action, fresh: bool) -> None:
+        self.look([host] * fresh)
+        self.do(lambda: self.hosts[host].act(action))
+
+    @rule(host=hosts, action=st.one_of(deletions, st.just(Collect()), rare), fresh=st.booleans())
+    def act(self, host: int, action: Action, fresh: bool) -> None:
+        self.look([host] * fresh)
+        self.do(lambda: self.hosts[host].act(action))
 
     @rule(host=hosts, action=actions, trouble=troubles)
     def act_in_trouble(self, host: int, action: Action, trouble: Trouble) -> None:
-        self.sound = False
-        self.hosts[host].act(action, trouble)
+        self.look([host])
+        self.do(lambda: self.hosts[host].act(action, trouble))
+
+    @rule(order=st.permutations(range(len(SKEWS))), one=puts | aggregations, other=actions, schedule=schedules)
+    def act_together(self, order: list[int], one: Action, other: Action, schedule: list[int]) -> None:
+        self.together(order, [(one, None), (other, None)], schedule)
 
     @rule(
-        together=st.lists(
-            st.tuples(st.one_of(actions, actions, st.builds(Wait, st.sampled_from([1, 25]))), st.none() | troubles),
-            min_size=2,
-            max_size=len(SKEWS),
-        ),
-        schedule=st.lists(st.integers(0, 12), min_size=1, max_size=8),
+        order=st.permutations(range(len(SKEWS))),
+        parts=st.lists(st.tuples(actions | waits, st.none() | troubles), min_size=2, max_size=len(SKEWS)),
+        schedule=schedules,
     )
-    def act_together(self, together: list[tuple[Action, Trouble | None]], schedule: list[int]) -> None:
+    def act_together_in_trouble(
+        self, order: list[int], parts: list[tuple[Action, Trouble | None]], schedule: list[int]
+    ) -> None:
+        self.together(order, parts, schedule)
+
+    def do(self, *parts: Callable[[], None], schedule: Sequence[int] = ()) -> None:
         self.sound = False
+        if not self.world.exists:
+            self.hosts[0].act(CREATE)
+        self.turns.run(parts, schedule)
 
-        def run(host: Host, action: Action, trouble: Trouble | None) -> None:
-            host.act(action, trouble, alone=False)
+    def look(self, hosts: Sequence[int]) -> None:
+        for host in hosts if self.world.exists else ():
+            self.hosts[host].act(Look(everything=False))
 
-        parts = zip(self.hosts, together, strict=False)
-        self.turns.run([lambda h=h, a=a, t=t: run(h, a, t) for h, (a, t) in parts], schedule)  # type: ignore[misc]
+    def together(
+        self, order: Sequence[int], parts: Sequence[tuple[Action, Trouble | None]], schedule: Sequence[int]
+    ) -> None:
+        def doing(host: Host, action: Action, trouble: Trouble | None) -> Callable[[], None]:
+            return lambda: host.act(action, trouble, alone=False)
+
+        self.look(order)
+        self.do(*(doing(self.hosts[host], *part) for host, part in zip(order, parts, strict=False)), schedule=schedule)
 
     @rule(hours=st.sampled_from([1, 23, 25, 8 * 24, 100 * 24]))
     def wait(self, hours: int) -> None:
         self.clock.advance(hours * HOUR)
-
-    @rule(host=hosts)
-    def look(self, host: int) -> None:
-        self.hosts[host].act(Look(everything=False))
 
     @rule()
     def hold(self) -> None:
         """A reader begins to read what is there."""
         self.held.append((self.clock.now, self.world.head))
 
-    @rule()
-    def read_by_index(self) -> None:
-        """What the index cache says of the datapoints of a snapshot that is held."""
+    @rule(rebuild=st.booleans())
+    def read_by_index(self, rebuild: bool) -> None:
+        """What the index cache says of the datapoints of a snapshot that is held, also when it starts anew."""
+        if rebuild:
+            self.index.rebuild()
         for _, snapshot in self.readable():
             for each in snapshot.dataranges:
                 if self.index.find_manifest(snapshot.dataset_id, each.id) is None:
@@ -186,10 +221,6 @@ class DatasetMachine(RuleBasedStateMachine):
                     record = self.index.record(view, k)
                     assert (record.true_size, record.extension) == (len(datapoint.content), datapoint.extension)
                     assert self.index.original_name(view, k) == datapoint.original
-
-    @rule()
-    def rebuild_index(self) -> None:
-        self.index.rebuild()
 
     @rule(waited=st.sampled_from([(3 * HOUR, NO_GRACE), (timedelta(days=9), Grace())]))
     def settle(self, waited: tuple[timedelta, Grace]) -> None:
@@ -274,6 +305,7 @@ class SqliteMachine(DatasetMachine):
 class StrictMachine(DatasetMachine):
     """The same on a store with S3's rules for parts, and with datapoints that are larger than the least part."""
 
+    place = None  # some 50 MB are too much for the memory of a container
     large = (0, 500, 90_000, SMALLEST_PART + 100, 2 * CHECKSUM_BLOCK_SIZE + 1)
 
     def open_store(self, url: str) -> Store:
