@@ -46,6 +46,7 @@ class Running:
     sources: Mapping[int | str, Datapoint] = field(default_factory=dict)
     removable: range | None = None  # None: everything
     grace: Grace | None = None  # of a collector
+    alone: bool = True
     present: set[int | str] = field(default_factory=set)  # what was there at any moment since it began
     committed: set[int | str] = field(default_factory=set)
     reserved: set[int] = field(default_factory=set)
