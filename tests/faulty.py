@@ -3,6 +3,9 @@
 A plan is asked before each operation, with its name, its key and its number (from 1, over all operations), and
 says what shall happen to it. Plans are made by `nth`, `at_random`, `during`, or are any function of that shape.
 
+A crash is the end of the process that uses the store: `Crash` comes out, which nobody catches by mistake, and
+whatever the process does with the store while that unwinds has no effect. `revive` is its restart.
+
 **Concurrency:** any number of threads; the numbers are given under a lock.
 """
 
@@ -11,13 +14,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from enum import Enum, auto
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from dasfs.errors import Corrupt, DeadlineExceeded, StoreUnavailable
 from dasfs.stores import CopyPiece, ObjectInfo, Store
 from dasfs.stores.base import MAX_WHOLE_OBJECT
 
 Result = TypeVar("Result")
+
+PIECEWISE = ("put_stream", "compose")
 
 
 class Fault(Enum):
@@ -28,6 +33,13 @@ class Fault(Enum):
     CUT = auto()  # a read ends in Corrupt after half of its bytes
     FLIP = auto()  # a read brings one wrong bit
     HANG = auto()  # nothing happens until `release`, or DeadlineExceeded
+    CRASH = auto()  # nothing is done, and the process is gone
+    CRASH_WITHIN = auto()  # a write of pieces ends after the first of them, and the process is gone
+    CRASH_AFTER = auto()  # it is done, and the process is gone
+
+
+class Crash(BaseException):
+    """The process that used the store is gone."""
 
 
 Plan = Callable[[str, str, int], Fault | None]
@@ -81,6 +93,12 @@ class FaultyStore(Store):
         self.operations: list[str] = []  # all that were begun: "operation key"
         self._lock = threading.Lock()
         self._released = threading.Event()
+        self._crashed = False
+
+    def revive(self) -> None:
+        """Work again after a crash, by no plan."""
+        self._crashed = False
+        self.plan = healthy
 
     def release(self) -> None:
         """Let go of the operations that hang, and of those to come."""
@@ -128,10 +146,16 @@ class FaultyStore(Store):
         return self._run("put_if_absent", key, lambda: self.inner.put_if_absent(key, data))
 
     def put_stream(self, key: str, chunks: Iterable[bytes | memoryview]) -> ObjectInfo:
-        return self._run("put_stream", key, lambda: self.inner.put_stream(key, chunks))
+        fault = self._begin("put_stream", key)
+        info = self.inner.put_stream(key, self._broken_off(chunks) if fault is Fault.CRASH_WITHIN else chunks)
+        self._end(fault, key)
+        return info
 
     def compose(self, key: str, pieces: Iterable[CopyPiece | bytes]) -> ObjectInfo:
-        return self._run("compose", key, lambda: self.inner.compose(key, pieces))
+        fault = self._begin("compose", key)
+        info = self.inner.compose(key, self._broken_off(pieces) if fault is Fault.CRASH_WITHIN else pieces)
+        self._end(fault, key)
+        return info
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         return self._run("list", prefix, lambda: self.inner.list(prefix, after=after))
@@ -156,11 +180,15 @@ class FaultyStore(Store):
 
     def _begin(self, operation: str, key: str) -> Fault | None:
         with self._lock:
+            if self._crashed:
+                raise Crash
             self.operations.append(f"{operation} {key}")
             number = len(self.operations)
         fault = self.plan(operation, key, number)
         if fault is Fault.FAIL:
             raise StoreUnavailable(f"{operation} {key}: failed by a test")
+        if fault is Fault.CRASH or (fault is Fault.CRASH_WITHIN and operation not in PIECEWISE):
+            self._crash()
         if fault is Fault.HANG and not self._released.wait(timeout=self.deadline_s):
             raise DeadlineExceeded(f"{operation} {key}: hung by a test")
         return fault
@@ -168,3 +196,14 @@ class FaultyStore(Store):
     def _end(self, fault: Fault | None, key: str) -> None:
         if fault is Fault.LOSE_ANSWER:
             raise StoreUnavailable(f"{key}: the answer was lost by a test")
+        if fault is Fault.CRASH_AFTER:
+            self._crash()
+
+    def _crash(self) -> NoReturn:
+        self._crashed = True
+        raise Crash
+
+    def _broken_off(self, pieces: Iterable[Result]) -> Iterator[Result]:
+        """Yield the first piece."""
+        yield next(iter(pieces))
+        self._crash()

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -32,6 +32,8 @@ class LyingServer:
 
     endpoint_url: str
     answers: list[Answer] = field(default_factory=lambda: [Answer()])
+    # Asked instead of `answers` where it is set: with the path, and the headers of the request.
+    respond: Callable[[str, Mapping[str, str]], Answer] | None = None
     requests: list[str] = field(default_factory=list)
     request_headers: list[dict[str, str]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -39,6 +41,11 @@ class LyingServer:
     def take(self) -> Answer:
         """Return the next answer."""
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that hang up on a liar."""
 
 
 @contextlib.contextmanager
@@ -54,7 +61,8 @@ def lying_server() -> Iterator[LyingServer]:
             self.state.times.append(time.monotonic())
             self.state.requests.append(f"{self.command} {self.path}")
             self.state.request_headers.append(dict(self.headers.items()))
-            answer = self.state.take()
+            respond = self.state.respond
+            answer = self.state.take() if respond is None else respond(self.path, self.headers)
             left = int(self.headers.get("Content-Length", 0))
             while answer.slow and left and not released.wait(timeout=0.05):
                 data = self.rfile.read(min(left, 16384))
@@ -79,7 +87,7 @@ def lying_server() -> Iterator[LyingServer]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Keep the output of the tests clean."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with _Server(("127.0.0.1", 0), Handler) as server:
         Handler.state = LyingServer(f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

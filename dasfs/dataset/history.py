@@ -74,14 +74,24 @@ class History:
                 f"revision {revision} of {self.dataset} is no longer kept",
                 hint=f"the oldest commit that is left is {listed[0]}" if listed else None,
             )
-        return apply(snapshot, *self._fetch(wanted))
+        commits = self._fetch_kept(wanted, snapshot.revision)
+        return self.at(revision) if commits is None else apply(snapshot, *commits)
 
     def commits(self, after: int = 0) -> Iterator[Commit]:
-        """Yield the commits after revision `after` that are kept, in order. Raises as `replay` does."""
-        revisions = self._list_revisions(after, covered=max(self.list_checkpoints(), default=0))
-        # In steps, so that reading the first commits of a long log does not fetch all of it.
-        for start in range(0, len(revisions), CHECKPOINT_INTERVAL):
-            yield from self._fetch(revisions[start : start + CHECKPOINT_INTERVAL])
+        """Yield the commits after revision `after` that are kept, in order. Raises as `replay` does.
+
+        Those that a collector removes meanwhile are left out.
+        """
+        revisions = self._list_kept(after)
+        while revisions:
+            # In steps, so that reading the first commits of a long log does not fetch all of it.
+            commits = self._fetch_kept(revisions[:CHECKPOINT_INTERVAL], after)
+            if commits is None:
+                revisions = self._list_kept(after)
+                continue
+            yield from commits
+            after = revisions[len(commits) - 1]
+            revisions = revisions[len(commits) :]
 
     def read_checkpoint(self, revision: Revision) -> Snapshot:
         """Return the snapshot that a checkpoint holds. Raises `NotFound`, `Corrupt`, `Unsupported`."""
@@ -179,6 +189,18 @@ class History:
             return list(pool.map(self._read_listed, revisions))
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _list_kept(self, after: int) -> list[Revision]:
+        return self._list_revisions(after, covered=max(self.list_checkpoints(), default=0))
+
+    def _fetch_kept(self, revisions: Sequence[Revision], after: int) -> list[Commit] | None:
+        """Read commits that `_list_kept(after)` began with; None when some of them were collected since then."""
+        try:
+            return self._fetch(revisions)
+        except Corrupt:
+            if self._list_kept(after)[:1] == list(revisions[:1]):
+                raise
+            return None
 
     def _read_listed(self, revision: Revision) -> Commit:
         try:

@@ -1,13 +1,11 @@
 """Random datasets under random aggregations, on a store with S3's rule for parts: every datapoint stays as it is."""
 
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dasfs.dataset import aggregation_parts
 from dasfs.dataset.aggregate import aggregate
 from dasfs.dataset.aggregation_plan import AggregationPolicy, plan_aggregation
 from dasfs.dataset.dataset import Dataset
@@ -16,8 +14,8 @@ from dasfs.dataset.verify import verify
 from dasfs.dataset.writer import DatarangeWriter, upload
 from dasfs.formats.compression import Compression
 from dasfs.formats.manifest import CHECKSUM_BLOCK_SIZE
-from dasfs.stores import CopyPiece, ObjectInfo, Store, open_store
-from tests.faulty import FaultyStore
+from dasfs.stores import open_store
+from tests.strict import StrictStore, merging_below
 
 SMALLEST_PART = 2 * CHECKSUM_BLOCK_SIZE + 7000
 
@@ -30,20 +28,6 @@ class Datapoint:
     extension: str
     mtime: int
     name: str | None
-
-
-class StrictStore(FaultyStore):
-    """A local store that refuses what S3 refuses, with a smaller minimum."""
-
-    def __init__(self, inner: Store) -> None:
-        super().__init__(inner)
-        self.min_copy_size = SMALLEST_PART
-
-    def compose(self, key: str, pieces: Iterable[CopyPiece | bytes]) -> ObjectInfo:
-        taken = list(pieces)
-        sizes = [len(piece) if isinstance(piece, bytes) else piece.length for piece in taken]
-        assert all(size >= SMALLEST_PART for size in sizes[:-1])
-        return super().compose(key, taken)
 
 
 CONTENTS = st.one_of(
@@ -97,20 +81,16 @@ def describe(dataset: Dataset) -> list[object]:
 def test_every_datapoint_stays_as_it_is(dataranges: list[tuple[list[Datapoint], str]], data: st.DataObject) -> None:
     """Compressed, named, empty and large datapoints are the same after random aggregations, and `verify` agrees."""
     with tempfile.TemporaryDirectory() as directory, open_store(f"file://{directory}") as inner:
-        dataset = Dataset(StrictStore(inner), "set")
+        dataset = Dataset(StrictStore(inner, SMALLEST_PART), "set")
         fill(dataset, dataranges)
         before = describe(dataset)
-        with_small = aggregation_parts.MERGE_BELOW
-        aggregation_parts.MERGE_BELOW = SMALLEST_PART
-        try:
+        with merging_below(SMALLEST_PART):
             while len(live := dataset.snapshot().dataranges) > 1:
                 first = data.draw(st.integers(0, len(live) - 2))
                 last = data.draw(st.integers(first + 1, len(live) - 1))
                 aggregate(dataset, live[first : last + 1])
                 assert describe(dataset) == before
                 assert list(verify(inner, "set", dataset.snapshot())) == []
-        finally:
-            aggregation_parts.MERGE_BELOW = with_small
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
@@ -119,7 +99,7 @@ def test_what_is_planned_can_be_done(dataranges: list[tuple[list[Datapoint], str
     """Every plan of the policy is carried out as it was planned: range and size of TAR."""
     policy = AggregationPolicy(target_size=3_000_000, growth=4)
     with tempfile.TemporaryDirectory() as directory, open_store(f"file://{directory}") as inner:
-        dataset = Dataset(StrictStore(inner), "set")
+        dataset = Dataset(StrictStore(inner, SMALLEST_PART), "set")
         fill(dataset, dataranges)
         before = describe(dataset)
         while plans := plan_aggregation(dataset.snapshot().dataranges, policy):

@@ -23,6 +23,7 @@ from dasfs.errors import Corrupt, InvalidInput, NotFound
 from dasfs.names import DatarangeId, DatasetKeys, Revision
 from dasfs.stores import ObjectInfo, Store, open_store
 from tests.datasets import add, datarange, datarange_id, upload_only
+from tests.faulty import Fault, FaultyStore
 
 KEYS = DatasetKeys("birds")
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
@@ -310,6 +311,28 @@ def test_old_commits_go_behind_checkpoints_and_the_log_reads_on(place: Store) ->
     assert log.list_checkpoints() == [4, 6, 8]
     assert log.head() == log.head(history[0]) == log.head(history[6]) == history[-1]
     assert log.at(6) == history[5]
+
+
+@pytest.mark.parametrize("collected", [0, 1, 3, 4])
+def test_old_commits_that_go_while_they_are_read(place: Store, collected: int) -> None:
+    """Reading the log while another one collects it gives what is left, and is no damage."""
+    log = CommitLog(place, "birds")
+    history = [log.create()]
+    for _ in range(5):
+        log.reserve(1)
+        history.append(log.head())
+    for revision in (4, 5, 6):
+        log.write_checkpoint(history[revision - 1])
+    gone = [log.keys.commit(Revision(revision)) for revision in range(1, collected + 1)]
+
+    def collect_meanwhile(operation: str, key: str, _number: int) -> Fault | None:
+        if operation == "get" and log.keys.parse_commit(key) is not None:
+            place.delete(gone)
+        return None
+
+    reader = CommitLog(FaultyStore(place, collect_meanwhile), "birds")
+    assert [each.revision for each in reader.commits()] == list(range(collected + 1, 7))
+    assert CommitLog(FaultyStore(place, collect_meanwhile), "birds").at(5) == history[4]
 
 
 def test_commits_stay_when_a_checkpoint_is_no_good(place: Store, caplog: pytest.LogCaptureFixture) -> None:
