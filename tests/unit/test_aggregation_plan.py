@@ -124,7 +124,7 @@ def test_a_backlog_is_joined_at_once() -> None:
 
 @pytest.mark.parametrize("at_once", [7, 10_100], ids=["a few at a time", "a backlog"])
 def test_steps_begin_with_a_large_one(at_once: int) -> None:
-    """Where small dataranges stand between large ones, every step but the first begins with a large one, or has none."""
+    """Of small dataranges between large ones, every step but the first begins with a large one, or has none."""
     source = random.Random(7)
     sizes = [20 * KIB] * 10_000 + [source.randint(5 * MIB + 1024, 40 * MIB) for _ in range(100)]
     source.shuffle(sizes)
