@@ -27,7 +27,7 @@ from dasfs.errors import Corrupt, DasfsError, NotFound, ObjectChanged
 from dasfs.formats.compression import MAX_COMPRESSIBLE, Codec, decompress
 from dasfs.fuse.inodes import Inode
 from dasfs.fuse.prefetch import ReadAhead
-from dasfs.fuse.tree import Located, Tree
+from dasfs.fuse.tree import MAX_MOVES, Located, Tree
 from dasfs.names import DatarangeId, DatasetKeys
 from dasfs.stores.base import Store
 
@@ -184,11 +184,14 @@ class Content:
         Raises `Corrupt`, `StoreUnavailable`, and `ObjectChanged` when the datapoint is not what it was at
         `open`.
         """
-        try:
-            return await self._read(file, offset, size)
-        except (NotFound, ObjectChanged) as error:
-            await self._move_on(file, error)
-            return await self._read(file, offset, size)
+        for _ in range(MAX_MOVES):
+            located = file.located
+            try:
+                return await self._read(file, offset, size)
+            except (NotFound, ObjectChanged) as error:
+                if file.located is located:  # else another reader of this file moved it meanwhile
+                    await self._move_on(file, error)
+        return await self._read(file, offset, size)
 
     def forget(self, inode: Inode) -> None:
         """Drop what is kept of a datapoint that was deleted."""
@@ -261,8 +264,11 @@ class Content:
         )
         if located.snapshot.dataset_id != before.snapshot.dataset_id or not same:
             raise ObjectChanged(f"{before.name} of {before.snapshot.dataset} was written anew") from error
-        if located.datarange.id == before.datarange.id:
+        key = DatasetKeys(located.snapshot.dataset).tar(located.datarange.id)
+        if located.datarange.id == before.datarange.id and all(each.segment.tar_key == key for each in file.pieces):
             raise Corrupt(f"{before.snapshot.dataset} {before.datarange.id}: {error}") from error
+        # Who read ahead by an older snapshot may have let the segments read from an older object since.
+        self._pieces_of.pop((located.snapshot.dataset_id, located.datarange.id), None)
         moved = self._make_file(located)
         file.located, file.pieces, file.layout, file.base = located, moved.pieces, moved.layout, moved.base
 
