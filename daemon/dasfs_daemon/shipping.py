@@ -18,7 +18,7 @@ from typing import Final
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.local import READ_SIZE, open_source, read
-from dasfs.dataset.model import Change, Operation, Snapshot, apply
+from dasfs.dataset.model import Change, Operation, Snapshot
 from dasfs.dataset.writer import MAX_COUNTER_TRIES, DatarangeWriter, PackedDatarange, is_uploaded, upload
 from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
 from dasfs.formats.compression import Compression
@@ -89,6 +89,7 @@ class Shipping:
         self._stop = stop
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
+        self._read: Snapshot | None = None  # how far `recover` came
         self._skipped_counters = 0
         self._searched: dict[int, int] = {}  # datarange row -> the last revision that does not add it
         self._uploaded_at: dict[int, float] = {}  # datarange row -> monotonic
@@ -101,17 +102,9 @@ class Shipping:
     def refresh(self) -> Snapshot:
         """Return the newest snapshot. Raises `Replaced` when the dataset is another one than before.
 
-        Commit by commit, so that on a store that fails now and then each attempt gets further than the last.
+        On a store that fails now and then each attempt gets further than the last.
         """
-        known = self._snapshot
-        while known is not None:
-            try:
-                commit = self._dataset.log.read_commit(Revision(known.revision + 1))
-                known = self._note(apply(known, commit))
-            except (NotFound, Corrupt):
-                break  # nothing is new, or `head` says what is wrong
-        # A log that was emptied, or set back to an older state, is noticed here.
-        return self._note(self._dataset.log.head(self._snapshot))
+        return self._note(self._dataset.log.head(self._snapshot, reached=self._note))
 
     def _note(self, snapshot: Snapshot) -> Snapshot:
         with self._lock:
@@ -129,7 +122,8 @@ class Shipping:
         What was packed when the process ended is given back: its files wait again, its numbers stay ours.
         """
         self._snapshot = None
-        snapshot = self._dataset.writable()
+        # A long log, on a store that fails now and then, is read in many attempts: each goes on where the last ended.
+        snapshot = self._dataset.writable(self._read, reached=self._reach)
         before = self._journal.dataset_id()
         rows = self._journal.dataranges()
         going_on = []
@@ -142,6 +136,9 @@ class Shipping:
         self._journal.meet(snapshot.dataset_id)
         self._note(snapshot)
         return going_on
+
+    def _reach(self, snapshot: Snapshot) -> None:
+        self._read = snapshot
 
     def pack(self, row: DatarangeRow) -> PackedDatarange:
         """Pack the files of a datarange, each as it was when it was taken.
