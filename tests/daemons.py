@@ -25,7 +25,8 @@ READY = "the daemon runs with"
 
 
 _STATES = (
-    "SELECT coalesce(state, 'taken'), count(*) FROM file LEFT JOIN datarange ON datarange.id = file.datarange GROUP BY 1"
+    "SELECT coalesce(state, 'taken'), count(*) FROM file"
+    " LEFT JOIN datarange ON datarange.id = file.datarange GROUP BY 1"
 )
 
 

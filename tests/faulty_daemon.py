@@ -17,7 +17,9 @@ SHARE = 1 / 3
 def open_faulty(url: str, options: StoreOptions) -> Store:
     """Open a store that fails, loses answers and hangs."""
     faults = (Fault.FAIL, Fault.LOSE_ANSWER, Fault.HANG)
-    return FaultyStore(open_store(url, options), at_random(int(os.environ["FAULTY_SEED"]), SHARE, *faults), deadline_s=0.1)
+    return FaultyStore(
+        open_store(url, options), at_random(int(os.environ["FAULTY_SEED"]), SHARE, *faults), deadline_s=0.1
+    )
 
 
 if __name__ == "__main__":

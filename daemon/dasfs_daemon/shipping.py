@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
@@ -26,6 +27,7 @@ from dasfs.names import Revision
 from dasfs_daemon.checks import check_directory
 from dasfs_daemon.files import Removal, make_source, remove, stamp_of
 from dasfs_daemon.journal import Closed
+from dasfs_daemon.likeness import Packed
 from dasfs_daemon.origin import DatarangeRow, FileRow, OriginJournal, Stamp, State
 from dasfs_daemon.rejects import Rejects
 from dasfs_daemon.throttle import Throttle
@@ -189,7 +191,7 @@ class Shipping:
             self._skipped_counters += MAX_COUNTER_TRIES
             raise
         self._uploaded_at[row.id] = time.monotonic()
-        return self._journal.uploaded(row, uploaded)
+        return self._journal.uploaded(row, uploaded, self.revision)
 
     def commit(self, row: DatarangeRow, *, again: bool) -> DatarangeRow | None:
         """Commit an uploaded datarange and note it; None when that is impossible, and its files wait again.
@@ -232,7 +234,12 @@ class Shipping:
             )
 
     def remove(self, row: DatarangeRow) -> Removed:
-        """Remove the sources of a committed datarange, each only if it still is what was packed."""
+        """Remove the sources of a committed datarange, each only if it still is what was packed.
+
+        Raises what reading the manifest raises, which is asked about files that may have another content.
+        """
+        assert row.uploaded is not None
+        packed = Packed(self._dataset, row.uploaded, self._snapshot or self.refresh())
         top = os.fsencode(self._place.directory)
         done: list[int] = []
         changed: list[bytes] = []
@@ -244,7 +251,7 @@ class Shipping:
                 left += 1
                 continue
             try:
-                removal = remove(os.path.join(top, file.path), file.stamp)
+                removal = remove(os.path.join(top, file.path), file.stamp, partial(self._holds, packed, file))
             except OSError as error:
                 problem = error
                 left += 1
@@ -262,6 +269,10 @@ class Shipping:
         if not left:
             self._journal.removed(row)
         return Removed(removed, left, tuple(changed), frozenset(directories - {b""}), problem)
+
+    def _holds(self, packed: Packed, file: FileRow) -> bool:
+        assert file.number is not None
+        return packed.holds(make_source(self._place.directory, file), file.number)
 
     def _committed(self, row: DatarangeRow) -> DatarangeRow:
         self._uploaded_at.pop(row.id, None)
