@@ -103,16 +103,16 @@ class Planner:
             if verdict.clash is not None:
                 self._reject(row, str(verdict.clash), plan)
             elif verdict.same:
-                self._drop(row, plan)
+                self._drop(row, snapshot, plan)
             else:
                 new.append(row)
         return new
 
-    def _drop(self, row: FileRow, plan: Plan) -> None:
+    def _drop(self, row: FileRow, snapshot: Snapshot, plan: Plan) -> None:
         """Remove a file that is in the dataset already."""
         path = os.path.join(os.fsencode(self._config.directory), row.path)
         try:
-            removal = remove(path, row.stamp)
+            removal = remove(path, row.stamp, lambda: self._is_there(row, snapshot))
         except OSError as error:
             self._journal.refuse(row.path, f"it is in the dataset already, but can't be removed: {error.strerror}")
             return
@@ -120,6 +120,10 @@ class Planner:
             self._journal.forget([row.id])
         if removal is Removal.REMOVED:
             plan.duplicates += 1
+
+    def _is_there(self, row: FileRow, snapshot: Snapshot) -> bool:
+        source = make_source(self._config.directory, row)
+        return self._comparer.compare([(row, source)], snapshot)[0].same
 
     def _reject(self, row: FileRow, reason: str, plan: Plan) -> None:
         plan.rejected += 1

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.local import READ_SIZE, open_source, read
-from dasfs.dataset.model import Change, Datarange, Operation, Snapshot, apply
+from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
 from dasfs.dataset.writer import MAX_COUNTER_TRIES, DatarangeWriter, PackedDatarange, is_uploaded, upload
 from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
 from dasfs.formats.compression import Compression
@@ -27,6 +28,7 @@ from dasfs.names import Revision
 from dasfs_daemon.checks import check_directory
 from dasfs_daemon.files import Removal, make_source, remove, stamp_of
 from dasfs_daemon.journal import Closed
+from dasfs_daemon.likeness import Packed
 from dasfs_daemon.origin import DatarangeRow, FileRow, OriginJournal, Stamp, State
 from dasfs_daemon.rejects import Rejects
 from dasfs_daemon.throttle import Throttle
@@ -98,6 +100,7 @@ class Shipping:
         self._expiry_s = expiry_s
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
+        self._read: Snapshot | None = None  # how far `recover` came
         self._skipped_counters = 0
         self._searched: dict[int, int] = {}  # datarange row -> the last revision that does not add it
         self._begun: dict[int, float] = {}  # datarange row -> when its upload began (monotonic)
@@ -110,17 +113,9 @@ class Shipping:
     def refresh(self) -> Snapshot:
         """Return the newest snapshot. Raises `Replaced` when the dataset is another one than before.
 
-        Commit by commit, so that on a store that fails now and then each attempt gets further than the last.
+        On a store that fails now and then each attempt gets further than the last.
         """
-        known = self._snapshot
-        while known is not None:
-            try:
-                commit = self._dataset.log.read_commit(Revision(known.revision + 1))
-                known = self._note(apply(known, commit))
-            except (NotFound, Corrupt):
-                break  # nothing is new, or `head` says what is wrong
-        # A log that was emptied, or set back to an older state, is noticed here.
-        return self._note(self._dataset.log.head(self._snapshot))
+        return self._note(self._dataset.log.head(self._snapshot, reached=self._note))
 
     def _note(self, snapshot: Snapshot) -> Snapshot:
         with self._lock:
@@ -138,7 +133,8 @@ class Shipping:
         What was packed when the process ended is given back: its files wait again, its numbers stay ours.
         """
         self._snapshot = None
-        snapshot = self._dataset.writable()
+        # A long log, on a store that fails now and then, is read in many attempts: each goes on where the last ended.
+        snapshot = self._dataset.writable(self._read, reached=self._reach)
         before = self._journal.dataset_id()
         rows = self._journal.dataranges()
         going_on = []
@@ -151,6 +147,9 @@ class Shipping:
         self._journal.meet(snapshot.dataset_id)
         self._note(snapshot)
         return going_on
+
+    def _reach(self, snapshot: Snapshot) -> None:
+        self._read = snapshot
 
     def pack(self, row: DatarangeRow) -> PackedDatarange:
         """Pack the files of a datarange, each as it was when it was taken.
@@ -202,7 +201,7 @@ class Shipping:
             self._skipped_counters += MAX_COUNTER_TRIES
             raise
         self._begun[row.id] = begun
-        return self._journal.uploaded(row, uploaded)
+        return self._journal.uploaded(row, uploaded, self.revision)
 
     def commit(self, row: DatarangeRow, *, again: bool) -> DatarangeRow | None:
         """Commit an uploaded datarange and note it; None when that is impossible, and its files wait again.
@@ -248,7 +247,12 @@ class Shipping:
         return not all(is_uploaded(store, keys, each) for each in snapshot.overlapping(row.first, row.last))
 
     def remove(self, row: DatarangeRow) -> Removed:
-        """Remove the sources of a committed datarange, each only if it still is what was packed."""
+        """Remove the sources of a committed datarange, each only if it still is what was packed.
+
+        Raises what reading the manifest raises, which is asked about files that may have another content.
+        """
+        assert row.uploaded is not None
+        packed = Packed(self._dataset, row.uploaded, self._snapshot or self.refresh())
         top = os.fsencode(self._place.directory)
         done: list[int] = []
         changed: list[bytes] = []
@@ -260,7 +264,7 @@ class Shipping:
                 left += 1
                 continue
             try:
-                removal = remove(os.path.join(top, file.path), file.stamp)
+                removal = remove(os.path.join(top, file.path), file.stamp, partial(self._holds, packed, file))
             except OSError as error:
                 problem = error
                 left += 1
@@ -291,6 +295,10 @@ class Shipping:
         # It was written last, and collectors go by the newest.
         age = datetime.now(UTC) - store.head(keys.index(uploaded.id)).modified
         return age.total_seconds() < self._expiry_s()
+
+    def _holds(self, packed: Packed, file: FileRow) -> bool:
+        assert file.number is not None
+        return packed.holds(make_source(self._place.directory, file), file.number)
 
     def _committed(self, row: DatarangeRow) -> DatarangeRow:
         self._begun.pop(row.id, None)
