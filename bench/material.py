@@ -5,14 +5,17 @@ import json
 import os
 import random
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from bench.processes import run
 from bench.rig import Rig
 
-DATASET = "bench"
+DATASET: Final = "bench"
+PIECE: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,8 @@ def make(rig: Rig, sizes: Sequence[int], *, as_objects: bool = True) -> Material
     folder.mkdir()
     listing = []
     for number, size in enumerate(sizes):
-        name, content = f"{number:020d}.bin", source.randbytes(size)
-        (folder / name).write_bytes(content)
-        listing.append((name, size, hashlib.sha256(content).hexdigest()))
+        name = f"{number:020d}.bin"
+        listing.append((name, size, write_random(folder / name, size, source)))
     path = rig.work / "files.json"
     path.write_text(json.dumps(listing))
     files = [(name, size) for name, size, _ in listing]
@@ -53,9 +55,36 @@ def make(rig: Rig, sizes: Sequence[int], *, as_objects: bool = True) -> Material
     with tar.open("rb") as file:
         tar_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     put_dataset(rig, DATASET, folder)
-    if as_objects:
-        rig.gateway.upload({"data.tar": tar, **{f"files/{name}": folder / name for name, _ in files}})
+    objects = {f"files/{name}": folder / name for name, _ in files} if as_objects else {}
+    rig.gateway.upload({"data.tar": tar, **objects})
     return Material(folder, path, files, tar, tar_sha256)
+
+
+def write_random(path: Path, size: int, source: random.Random) -> str:
+    """Write so many random bytes to a file, and return their SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        while size:
+            piece = source.randbytes(min(size, PIECE))
+            file.write(piece)
+            digest.update(piece)
+            size -= len(piece)
+    return digest.hexdigest()
+
+
+def make_files(folder: Path, size: int, count: int, seed: int) -> None:
+    """Make files of random bytes, all of one size, named as datapoints from 0 on."""
+    source = random.Random(seed)
+    folder.mkdir()
+    for number in range(count):
+        write_random(folder / f"{number:020d}.bin", size, source)
+    os.sync()
+
+
+def make_synthetic(rig: Rig, store: str, name: str, count: int) -> None:
+    """Make a dataset of so many datapoints that nobody reads, past the latency."""
+    command = (sys.executable, "-m", "bench.synthetic", store, name, str(count))
+    run(*command, env=rig.gateway.direct_environment)
 
 
 def dataset_sizes(rig: Rig) -> list[int]:

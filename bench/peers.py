@@ -24,6 +24,7 @@ RCLONE: Final = "rclone mount"
 TUNED_RCLONE: Final = "rclone mount, tuned"
 RATARMOUNT: Final = "ratarmount"
 WEBDATASET: Final = "webdataset"
+UNLIMITED_S: Final = 600.0
 # Fewer requests for each file, by rclone's manual of `mount`; nothing makes it read the next file ahead.
 TUNING: Final = [
     *("--no-modtime", "--no-checksum", "--vfs-fast-fingerprint", "--s3-no-head-object"),
@@ -37,7 +38,7 @@ class Plan:
 
     readers: int = 1
     seed: int | None = None
-    seconds: float = 600.0
+    seconds: float = UNLIMITED_S
     verify: bool = False
 
 
@@ -63,9 +64,10 @@ class Client(Protocol):
 
 
 class Peer(Protocol):
-    """What takes part in the cases that read."""
+    """What takes part in the cases that read. One that is `slow` is not waited for: its rate so far counts."""
 
     name: str
+    slow: bool
 
     def prepare(self, rig: Rig, material: Material) -> str:
         """Do what is not measured, and return the version. Raises `BenchError` when this peer can't take part."""
@@ -105,6 +107,7 @@ class Dasfs:
     """dasfs itself, with the index cached and none of the data."""
 
     name = DASFS
+    slow = False
 
     def prepare(self, rig: Rig, material: Material) -> str:
         self._rig, self._material = rig, material
@@ -122,6 +125,7 @@ class S3fs:
     """s3fs-fuse, an object a file. Its cache on disk is off, which only costs a cold reader."""
 
     name = S3FS
+    slow = True
 
     def prepare(self, rig: Rig, material: Material) -> str:
         self._rig, self._material = rig, material
@@ -157,6 +161,8 @@ class Rclone:
     Tuned, it also makes no request for a time or for what it knows from listing, reads ahead, and remembers names.
     """
 
+    slow = True
+
     def __init__(self, *, tuned: bool = False) -> None:
         self.name = TUNED_RCLONE if tuned else RCLONE
         self._tuned = tuned
@@ -185,6 +191,7 @@ class Ratarmount:
     """ratarmount on one TAR in the store, with its index prepared beforehand."""
 
     name = RATARMOUNT
+    slow = False
 
     def prepare(self, rig: Rig, material: Material) -> str:
         self._rig, self._material = rig, material
@@ -209,6 +216,7 @@ class Webdataset:
     """webdataset, which streams the TAR through curl: no file system, one reader, only in order."""
 
     name = WEBDATASET
+    slow = False
 
     def prepare(self, rig: Rig, material: Material) -> str:
         self._rig, self._material = rig, material
@@ -231,6 +239,7 @@ class RangedGets:
     """The link: the TAR by ranged GETs of 8 MiB, 8 at once, thrown away. Its files are bytes by their mean size."""
 
     name = LINK
+    slow = False
 
     def prepare(self, rig: Rig, material: Material) -> str:
         self._rig, self._material = rig, material

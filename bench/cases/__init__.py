@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from bench.cases.aggregate import aggregate
 from bench.cases.cold_order import cold_order
+from bench.cases.cold_shuffled import cold_shuffled
+from bench.cases.growth import growth
+from bench.cases.large import large
+from bench.cases.listing import listing
+from bench.cases.one import one
+from bench.cases.put import put
+from bench.cases.warm import warm
 from bench.outcome import Outcome
 from bench.rig import Rig
 
@@ -17,5 +25,13 @@ Case = Callable[[Rig], Outcome]
 CASES: Final[Mapping[str, Case]] = MappingProxyType(
     {
         "cold-order": cold_order,
+        "cold-shuffled": cold_shuffled,
+        "one": one,
+        "warm": warm,
+        "listing": listing,
+        "growth": growth,
+        "large": large,
+        "put": put,
+        "aggregate": aggregate,
     }
 )

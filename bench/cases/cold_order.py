@@ -35,8 +35,7 @@ def cold_order(rig: Rig) -> Outcome:
     everybody = (S3fs(), Rclone(), Rclone(tuned=True), Ratarmount(), Webdataset(), RangedGets(), Dasfs())
     peers = prepare(rig, outcome, material, everybody)
     verified = verify(rig, outcome, peers)
-    plan = Plan(seconds=rig.settings.seconds)
-    samples = compare(rig, outcome, peers, plan, rig.settings.rounds)
+    samples = compare(rig, outcome, peers, Plan(), rig.settings.rounds)
     ours = rate(samples, DASFS)
     for name, aim in AIMS.items():
         note = outcome.problems.get(name, "")

@@ -2,16 +2,18 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from bench.gateway import Traffic
 from bench.material import Material
 from bench.outcome import Curve, Outcome, PeerFigures
-from bench.peers import Peer, Plan, Reading
+from bench.peers import UNLIMITED_S, Peer, Plan, Reading
 from bench.processes import BenchError
 from bench.rig import Rig, take_turns
+
+AnyPeer = TypeVar("AnyPeer", bound=Peer)
 
 VERIFYING_READERS: Final = 8
 
@@ -27,7 +29,7 @@ class Sample:
 Samples = Mapping[str, Sequence[Sample]]
 
 
-def prepare(rig: Rig, outcome: Outcome, material: Material, peers: Iterable[Peer]) -> list[Peer]:
+def prepare(rig: Rig, outcome: Outcome, material: Material, peers: Iterable[AnyPeer]) -> list[AnyPeer]:
     """Prepare the peers, and return those that can take part; the others are noted with their reasons."""
     ready = []
     for peer in peers:
@@ -42,7 +44,7 @@ def prepare(rig: Rig, outcome: Outcome, material: Material, peers: Iterable[Peer
 
 
 def compare(rig: Rig, outcome: Outcome, peers: Sequence[Peer], plan: Plan, rounds: int) -> Samples:
-    """Let the peers take turns at reading cold, and return all samples by peer."""
+    """Let the peers take turns at reading cold, and return all samples by peer. Only slow ones stop before the end."""
     samples: dict[str, list[Sample]] = {peer.name: [] for peer in peers}
     what = f"{plan.readers} reader{'s' if plan.readers > 1 else ''}{'' if plan.seed is None else ', shuffled'}"
 
@@ -50,7 +52,7 @@ def compare(rig: Rig, outcome: Outcome, peers: Sequence[Peer], plan: Plan, round
         before = rig.gateway.traffic()
         with peer.cold() as client:
             rig.drop_caches()
-            reading = client.read(plan)
+            reading = client.read(replace(plan, seconds=limit(rig, peer)))
             after = rig.gateway.traffic()
         samples[peer.name].append(Sample(reading, after.since(before) if before and after else None))
         outcome.add_sample(f"{peer.name}, {what}, files/s", reading.files_per_s)
@@ -59,13 +61,18 @@ def compare(rig: Rig, outcome: Outcome, peers: Sequence[Peer], plan: Plan, round
     return samples
 
 
+def limit(rig: Rig, peer: Peer) -> float:
+    """Return how long a peer may read, in seconds."""
+    return rig.settings.seconds if peer.slow else UNLIMITED_S
+
+
 def verify(rig: Rig, outcome: Outcome, peers: Sequence[Peer]) -> dict[str, int]:
     """Read once more and compare the checksum of each file, untimed; return how many files that were by peer."""
     verified: dict[str, int] = {}
 
     def check(peer: Peer) -> None:
         with peer.cold() as client:
-            plan = Plan(VERIFYING_READERS, seconds=rig.settings.seconds, verify=True)
+            plan = Plan(VERIFYING_READERS, seconds=limit(rig, peer), verify=True)
             verified[peer.name] = client.read(plan).files
 
     take_turns(outcome, 1, [(peer.name, partial(check, peer)) for peer in peers])
