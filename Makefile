@@ -11,14 +11,15 @@ MOUNT_HELPERS ?= /sbin
 # All goes below this folder. For a look and for tests: the scripts in PREFIX name the folder they were made in.
 DESTDIR ?=
 TESTS ?= tests
-BENCH ?= warm million put
+CASE ?=
+BENCH ?=
 BIN := .venv/bin
 
 help:  ## print this list
 	@echo 'usage: make VERB'
 	@sed -n 's/^\([a-z]*\):.*## */  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo
-	@echo 'PYTHON=$(PYTHON) PREFIX=$(PREFIX) TESTS="$(TESTS)" BENCH="$(BENCH)"'
+	@echo 'PYTHON=$(PYTHON) PREFIX=$(PREFIX) TESTS="$(TESTS)" CASE="$(CASE)" BENCH="$(BENCH)"'
 
 demo:  ## drop 20,000 real files into a directory, find them in a mount, compare them; about a minute; STORE=s3://...
 	@.ci/setup
@@ -36,13 +37,16 @@ check:  ## lint, format, types, layers, systemd's own checks of the units
 	@$(BIN)/python -m pytest -q tests/unit/test_layers.py
 	@BINDIR=$(CURDIR)/$(BIN) systemd/setup check
 
-bench: bench/fuse_memory  ## measure against a file system in C and against tar (root): BENCH="warm put"
-	@.ci/setup
-	@$(BIN)/python bench/run.py $(BENCH)
+bench: bench/fuse_memory bench/delay_proxy  ## measure against every peer, 25 minutes (root): CASE="cold-order one" BENCH=--quick
+	@.ci/setup test
+	@$(BIN)/python -m bench.run $(CASE) $(BENCH)
 
 bench/fuse_memory: bench/fuse_memory.c
 	@.ci/setup
 	$(CC) -O2 -std=c11 -Wall -Wextra -Werror $< $$(pkg-config --cflags --libs fuse3) -o $@
+
+bench/delay_proxy: bench/delay_proxy.c
+	$(CC) -O2 -std=c11 -Wall -Wextra -Werror $< -o $@
 
 docs:  ## build the documentation into site/
 	@.ci/setup docs
@@ -63,6 +67,6 @@ uninstall:  ## remove what `make install` installed; your configuration and your
 	@test ! -e $(DESTDIR)$(PREFIX)/pyvenv.cfg || rm -rf $(DESTDIR)$(PREFIX)
 
 clean:  ## remove everything that the verbs above made in this folder
-	@rm -rf .venv site build dist dasfs.egg-info daemon/*.egg-info bench/out bench/fuse_memory
+	@rm -rf .venv site build dist dasfs.egg-info daemon/*.egg-info bench/out bench/.venv bench/fuse_memory bench/delay_proxy
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
