@@ -214,7 +214,7 @@ class History:
     def _fetch_kept(self, revisions: Sequence[Revision], after: int) -> list[Commit] | None:
         """Read commits that `_list_kept(after)` began with; None when some of them were collected since then."""
         try:
-            return self._fetch(revisions)
+            return list(self._fetch(revisions))
         except Corrupt:
             if self._list_kept(after)[:1] == list(revisions[:1]):
                 raise
