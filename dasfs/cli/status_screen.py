@@ -58,17 +58,23 @@ def lay_out(report: Report, width: int | None) -> list[Line]:
         name, text = ("".join(each if each.isprintable() else "?" for each in part) for part in (row.name, row.text))
         room = _WITHOUT_WIDTH if width is None else max(width, 40)
         if row.title:
-            lines.append(Line("", ""))
-            if len(name) + len(text) + _INDENT <= room:
-                lines.append(Line(name, f"{'':{_INDENT}}{text}" if text else "", row.tone))
-                continue
-            lines.append(Line(name, "", row.tone))
-            lines += [Line("", f"{'':{_INDENT}}{part}", row.tone) for part in _wrap(text, room - _INDENT)]
+            lines += [Line("", ""), *_title(name, text, row.tone, room)]
             continue
         for part in _wrap(text, room - _INDENT - _NAME_WIDTH):
             lines.append(Line(f"{'':{_INDENT}}{name:<{_NAME_WIDTH}}", part, row.tone))
             name = ""
     return lines[1:]
+
+
+def _title(name: str, text: str, tone: Tone, room: int) -> Iterator[Line]:
+    """Yield the name and the text of a title beside each other, or below each other where there is no room."""
+    if len(name) + _INDENT + len(text) <= room:
+        yield Line(name, f"{'':{_INDENT}}{text}" if text else "", tone)
+        return
+    for start in range(0, len(name), room):
+        yield Line(name[start : start + room], "", tone)
+    for part in _wrap(text, room - _INDENT):
+        yield Line("", f"{'':{_INDENT}}{part}", tone)
 
 
 def _wrap(text: str, width: int) -> list[str]:

@@ -4,7 +4,6 @@
 they show in the trio thread. A main loop that is stuck is told as such within `LOOP_TIMEOUT_S`.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -16,8 +15,6 @@ from dasfs.fuse.metrics import Requests, render_metrics
 from dasfs.fuse.status import Status
 from dasfs.loop import LoopQuestion
 from dasfs.metrics import CONTENT_TYPE
-
-log = logging.getLogger(__name__)
 
 # Far above what any step of the main loop takes, and below the 10 s that Prometheus waits.
 LOOP_TIMEOUT_S: Final = 3.0
@@ -51,10 +48,10 @@ class Door:
 
 @contextmanager
 def open_door(address: Address | None, status: Status, requests: Requests) -> Iterator[None]:
-    """Answer at `address`, if there is one, until the block ends. Raises what `open_port` raises."""
+    """Answer at `address`, if there is one, until the block ends; `status` tells where. Raises as `open_port`."""
     if address is None:
         yield
         return
     with closing(open_port(address, Door(status, requests).answer)) as endpoint:
-        log.info("metrics are at %s", endpoint.name)
+        status.options["metrics"] = endpoint.name
         yield

@@ -219,4 +219,5 @@ def _shown(options: MountOptions) -> dict[str, object]:
         "deadline_s": options.deadline_s,
         "allow_other": options.allow_other,
         "dataset": options.dataset,
+        "metrics": None,  # until there is a port
     }

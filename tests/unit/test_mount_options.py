@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dasfs.cli.mount_options import build_options, parse_options
 from dasfs.config import MountConfig
+from dasfs.endpoint import Address
 from dasfs.errors import InvalidInput
 from dasfs.fuse.mount import MountOptions
 
@@ -115,3 +116,11 @@ def test_paths_become_absolute() -> None:
     """A relative mount point and cache directory mean those below the working directory."""
     options = build("cache-dir=c", mountpoint="m")
     assert (options.mountpoint, options.cache_directory) == (os.path.abspath("m"), os.path.abspath("c"))
+
+
+def test_a_port_for_metrics() -> None:
+    """`metrics` is an address, or wrong usage."""
+    given = parse_options(["metrics=[::1]:9478"])
+    assert build_options("/mnt", given, MountConfig(), replace=False).metrics == Address("::1", 9478)
+    with pytest.raises(InvalidInput, match="is not an address"):
+        build_options("/mnt", {"metrics": "9478"}, MountConfig(), replace=False)
