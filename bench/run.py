@@ -1,76 +1,100 @@
-#!/usr/bin/env python3
-"""Measure dasfs against what it is held to. Prints a table; keeps every sample below bench/out.
+"""Measure dasfs and its peers in the same run. Prints tables; keeps every sample below bench/out.
 
-    make bench                              all cases, stores in a folder
-    make bench BENCH=warm                   one case
-    make bench BENCH='put --store s3://bucket'    a real S3 store, as boto3 finds it
+    make bench                                         all cases, a Ceph gateway of its own behind 20 ms
+    make bench CASE='cold-order one'                   these
+    make bench BENCH='--quick'                         smaller and fewer
+    make bench BENCH='--store s3://bucket/prefix'      a real S3 store, as boto3 finds it
 
-Machines differ and are noisy: what counts is the ratio within one run. `warm` and `million` need root, since
-the kernel must forget files between two readings.
+Needs root: the kernel must forget files between two readings. Machines differ and are noisy: what counts is the ratio
+within one run.
 """
 
 import argparse
 import os
+import signal
 import sys
-import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
-import cases
-from plot import draw
-from rig import FUSE_MEMORY, OUT, BenchError, Outcome, table
-
-MOUNTING = ("warm", "million")
-CASES = (*MOUNTING, "put")
-
-
-def measure(case: str, work: Path, arguments: argparse.Namespace) -> Outcome:
-    if case == "warm":
-        return cases.warm(work)
-    if case == "million":
-        return cases.million(work, datapoints=arguments.datapoints)
-    return cases.put(work, store=arguments.store)
+from bench import environment, report
+from bench.cases import CASES
+from bench.outcome import Outcome
+from bench.processes import BenchError
+from bench.rig import open_rig
+from bench.settings import FULL, QUICK, SMOKE
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one or more of {', '.join(CASES)}; all without")
-    parser.add_argument("--store", help="for put: s3://BUCKET[/PREFIX]; without it a folder")
-    parser.add_argument("--datapoints", type=int, default=1_000_000, help="for million: how many (default 1000000)")
-    parser.add_argument("--work", type=Path, help="where the data goes, 3 GB for million (default: TMPDIR)")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all without")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_const", dest="settings", const=QUICK, help="smaller and fewer")
+    size.add_argument("--smoke", action="store_const", dest="settings", const=SMOKE, help="tiny, installs nothing")
+    parser.set_defaults(settings=FULL)
+    parser.add_argument("--store", metavar="URL", help="s3://BUCKET[/PREFIX] instead of a Ceph of its own")
+    parser.add_argument(
+        "--latency", type=float, metavar="MS", help="to add to each request: 20 for its own Ceph, else 0"
+    )
+    parser.add_argument("--work", type=Path, metavar="DIR", help="where data goes, 15 GB (default: TMPDIR)")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=report.OUT, help="where results go (bench/out)")
     arguments = parser.parse_args()
     arguments.cases = arguments.cases or list(CASES)
     unknown = [case for case in arguments.cases if case not in CASES]
     if unknown:
-        parser.error(f"no case {unknown[0]}; there are {', '.join(CASES)}")
+        parser.error(f"no case {unknown[0]!r}; there are {', '.join(CASES)}")
     return arguments
+
+
+def measure(case: str, arguments: argparse.Namespace, installed: environment.Environment) -> Outcome:
+    """Run one case in a rig of its own."""
+    print(f"{case}:", file=sys.stderr, flush=True)
+    started = time.monotonic()
+    settings = arguments.settings
+    with open_rig(settings, installed, store=arguments.store, latency_ms=arguments.latency, work=arguments.work) as rig:
+        outcome = CASES[case](rig)
+        outcome.machine |= report.machine(rig)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End the run as Ctrl-C does: once. What is under way is cleaned up then, and must not be cut off."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def main() -> int:
     arguments = parse()
-    for case in arguments.cases:
-        if case in MOUNTING and os.geteuid() != 0:
-            print(f"bench: {case} needs root: the kernel must forget files between readings", file=sys.stderr)
-            return 1
-        if case in MOUNTING and not os.access(FUSE_MEMORY, os.X_OK):
-            print("bench: bench/fuse_memory is not built; use make bench", file=sys.stderr)
-            return 1
-    rows = []
-    try:
-        for case in arguments.cases:
-            print(f"{case}:", file=sys.stderr)
-            with tempfile.TemporaryDirectory(prefix=f"dasfs-bench-{case}-", dir=arguments.work) as work:
-                outcome = measure(case, Path(work), arguments)
-            outcome.save()
-            rows += outcome.rows
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    smoke = arguments.settings.smoke
+    if os.geteuid() != 0 and not smoke:
+        print("bench: needs root: the kernel must forget files between readings", file=sys.stderr)
         return 1
-    (OUT / "ratios.svg").write_text(draw(rows))
-    print(table(rows))
-    print(f"\nsamples and plot: {OUT}", file=sys.stderr)
-    return 0
+    failed = []
+    try:
+        installed = environment.existing() if smoke else environment.install()
+        for case in arguments.cases:
+            try:
+                measure(case, arguments, installed).save(arguments.out)
+            except BenchError as error:
+                print(f"bench: {case}: {error}", file=sys.stderr)
+                failed.append(case)
+        # Only what was measured in full, on the rig that the documentation describes, goes into it.
+        publish = arguments.settings is FULL and arguments.store is None and arguments.out == report.OUT
+        report.write(arguments.out, installed, publish=publish)
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return 130
+    with suppress(BrokenPipeError):
+        print(report.tables(report.load_all(arguments.out)))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""The demo, `make demo`: a few thousand real files go into a store, are mounted, read back and compared.
+"""The demo, `make demo`: 20,000 real files are dropped into a directory and appear in a mount, byte for byte.
 
-The files are those of this machine's own Python library. Everything happens in one new folder, which is named
-at the start and left behind at the end; the mount is taken away, also after a failure or Ctrl-C.
+The sync daemon and a mount run side by side. The files are this machine's own: those of its Python, then what else
+is installed. Everything happens in one new folder, which is named at the start and left behind at the end, unless
+`make demo STORE=s3://bucket/prefix` says where the store is. Daemon and mount are ended, also after a failure or
+Ctrl-C.
 """
 
 import hashlib
+import itertools
 import os
 import random
 import shlex
@@ -15,16 +18,34 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-DATASET: Final = "python-library"
-# Enough to be real and few enough for a minute: a big Python has 8,000 files, Debian's about 1,400.
-MOST_FILES: Final = 6000
-ENOUGH_FILES: Final = 2000
+DATASET: Final = "machine"
+# Enough to be real and few enough for a minute. A bare Debian has some 15,000 files that are neither large nor secret.
+FILES: Final = 20_000
+LARGEST: Final = 256_000
+PLACES: Final = ("/usr/share", "/usr/include", "/usr/lib")
+CONFIGURATION: Final = """\
+state_directory = "{folder}/state"
+
+[datasets.{dataset}]
+store = "{store}"
+directory = "{folder}/incoming"
+datarange_size = "16MiB"    # 64MiB by default
+datarange_age = "2s"        # 30s
+settle = "0.5s"             # 2s
+empty_directories = "2s"    # 1m
+
+[limits]
+minimum_free_disk = "64MiB"  # 1GiB
+"""
+# Longer than it ever takes on a slow machine.
+DEADLINE_S: Final = 300
 BATCH: Final = 64
 EPOCHS: Final = 2
 BIN: Final = Path(sys.executable).parent
@@ -48,15 +69,17 @@ class Rate:
         return f"{self.files:,} files in {self.seconds:.1f} s: {per_second:,.0f} files/s, {megabytes:,.0f} MB/s"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Demo:
-    """The folder that everything happens in, and the commands that work on it."""
+    """The folder that everything happens in, the store, and the commands that work on them."""
 
     folder: Path
+    store: str
+    daemon: "subprocess.Popen[bytes] | None" = None
 
     @property
-    def files(self) -> Path:
-        return self.folder / "files"
+    def incoming(self) -> Path:
+        return self.folder / "incoming"
 
     @property
     def mountpoint(self) -> Path:
@@ -65,10 +88,6 @@ class Demo:
     @property
     def mounted(self) -> Path:
         return self.mountpoint / DATASET
-
-    @property
-    def store(self) -> str:
-        return f"sqlite://{self.folder}/store.db"
 
     def environment(self) -> dict[str, str]:
         """Return an environment in which nobody's own configuration counts and nothing is left elsewhere."""
@@ -82,6 +101,24 @@ class Demo:
         done = subprocess.run(["bash", "-c", command], env=self.environment(), cwd=self.folder, check=False)
         if done.returncode:
             raise DemoError(f"that command failed with exit code {done.returncode}")
+
+    def start_daemon(self) -> None:
+        """Show and start the daemon; its log goes to a file."""
+        print("\n$ dasfs daemon --config daemon.toml 2> daemon.log &", flush=True)
+        with open(self.folder / "daemon.log", "wb") as log:
+            self.daemon = subprocess.Popen(
+                ["dasfs", "daemon", "--config", "daemon.toml"], env=self.environment(), cwd=self.folder, stderr=log
+            )
+
+    def end_daemon(self) -> None:
+        """End the daemon if it runs; raise for one that did not end well."""
+        daemon, self.daemon = self.daemon, None
+        if daemon is None:
+            return
+        daemon.terminate()
+        code = daemon.wait(60)
+        if code:
+            raise DemoError(f"the daemon ended with exit code {code}; see {self.folder}/daemon.log")
 
     def unmount_after_failure(self) -> None:
         """Take the mount away if it is still there, whatever state it is in."""
@@ -111,30 +148,46 @@ def find_files(root: Path, left_out: tuple[str, ...]) -> Iterator[Path]:
 
 
 def choose_files() -> dict[str, Path]:
-    """Return the files to put: their path below the dataset's folder, and where they come from."""
+    """Return the files to copy: their path below the write directory, and where they come from."""
     library = Path(sysconfig.get_path("stdlib"))
-    # What was installed beside it may be gigabytes, and a cache may be rewritten while it is copied.
-    chosen = {
-        f"{library.name}/{path.relative_to(library)}": path
-        for path in find_files(library, ("site-packages", "dist-packages", "__pycache__"))
-    }
-    if len(chosen) < ENOUGH_FILES:
-        # A small installation: what dasfs itself was installed with belongs to it too.
-        packages = Path(sysconfig.get_path("purelib"))
-        for path in find_files(packages, ("__pycache__",)):
-            chosen[f"{packages.name}/{path.relative_to(packages)}"] = path
-    return dict(sorted(chosen.items())[:MOST_FILES])
+    packages = Path(sysconfig.get_path("purelib"))
+    # What was installed beside the library may be gigabytes, and a cache may be rewritten while it is copied.
+    roots = {library.name: library, packages.name: packages} | {Path(place).name: Path(place) for place in PLACES}
+    found = (
+        (f"{name}/{path.relative_to(root)}", path)
+        for name, root in roots.items()
+        for path in find_files(root, ("site-packages", "dist-packages", "__pycache__"))
+        if path.stat().st_size <= LARGEST and not is_ignored(path.relative_to(root))
+    )
+    return dict(itertools.islice(found, FILES))
 
 
-def copy_files(chosen: dict[str, Path], target: Path) -> int:
-    """Copy the files below `target`; return their bytes."""
-    size = 0
-    for name, source in chosen.items():
-        copy = target / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, copy)
-        size += copy.stat().st_size
-    return size
+def is_ignored(path: Path) -> bool:
+    """Return whether the daemon leaves a file alone because of its name: dot files, and what is half-written."""
+    ends = ("~", ".tmp", ".part", ".partial", ".crdownload", ".swp")
+    return any(part.startswith(".") or part.endswith(ends) for part in path.parts)
+
+
+class Copy(threading.Thread):
+    """Copies files below `target`, as `cp -r` does. `copied` says how far it is, `failure` why it ended early."""
+
+    def __init__(self, chosen: dict[str, Path], target: Path) -> None:
+        super().__init__(daemon=True)
+        self.copied = self.size = 0
+        self.failure: OSError | None = None
+        self._chosen = chosen
+        self._target = target
+
+    def run(self) -> None:
+        try:
+            for name, source in self._chosen.items():
+                copy = self._target / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, copy)
+                self.size += source.stat().st_size
+                self.copied += 1
+        except OSError as error:
+            self.failure = error
 
 
 def sha256(path: str | Path) -> bytes:
@@ -176,23 +229,58 @@ def train(paths: list[str], seed: int) -> Rate:
     return Rate(len(paths), size, time.monotonic() - started)
 
 
-def show(demo: Demo) -> None:
-    chosen = choose_files()
-    say(f"{len(chosen):,} files of Python's own library are copied into a new folder, {demo.folder}")
-    size = copy_files(chosen, demo.files)
-    print(f"{len(chosen):,} files, {size / 1e6:.0f} MB")
+def count_left(incoming: Path) -> int:
+    """Return how many files are in the write directory."""
+    return sum(len(names) for _, _, names in os.walk(incoming))
 
-    say("They become one dataset in a store, which here is one SQLite file; s3://bucket works the same way.")
+
+def watch(demo: Demo, copy: Copy, count: int) -> None:
+    """Print, from time to time, how files go from the write directory into the mount; return when all have."""
+    print(f"\n{'seconds':>8}  {'copied':>8}  {'in the write directory':>22}  {'in the mount':>12}")
+    started = time.monotonic()
+    while (seconds := time.monotonic() - started) < DEADLINE_S:
+        if copy.failure is not None:
+            raise copy.failure
+        if demo.daemon is None or demo.daemon.poll() is not None:
+            raise DemoError(f"the daemon ended; see {demo.folder}/daemon.log")
+        copied, left, shown = copy.copied, count_left(demo.incoming), len(os.listdir(demo.mounted))
+        print(f"{seconds:8.0f}  {copied:8,}  {left:22,}  {shown:12,}", flush=True)
+        if shown >= count and not any(demo.incoming.iterdir()):
+            return
+        time.sleep(1)
+    raise DemoError(f"not all files were moved within {DEADLINE_S} s")
+
+
+def begin(demo: Demo) -> None:
+    """Make the dataset, start the daemon, mount the store."""
     store = shlex.quote(demo.store)
-    demo.run(f"dasfs dataset create {DATASET} --store {store}")
-    demo.run(f"dasfs put {DATASET} files/ --store {store}")
-    demo.run(f"dasfs dataset show {DATASET} --store {store}")
-
-    say("The store is mounted. Each dataset is a directory, each file is called by its number.")
+    say("A dataset is made in a store, and a daemon shall move into it what arrives in the directory 'incoming'.")
+    demo.incoming.mkdir()
     demo.mountpoint.mkdir()
-    demo.run(f"dasfs mount {store} mnt --cache-dir cache")
+    text = CONFIGURATION.format(folder=demo.folder, dataset=DATASET, store=demo.store)
+    (demo.folder / "daemon.toml").write_text(text)
+    demo.run(f"dasfs dataset create {DATASET} --store {store}")
+    demo.run("cat daemon.toml")
+    demo.run("dasfs daemon --config daemon.toml --check")
+    demo.start_daemon()
+    say("The store is mounted, here beside the daemon; on any other machine it would be the same.")
+    demo.run(f"dasfs mount {store} mnt --cache-dir cache --refresh 1")
+
+
+def show(demo: Demo) -> None:
+    begin(demo)
+    chosen = choose_files()
+    say(f"{len(chosen):,} files of this machine are copied into the write directory.")
+    copy = Copy(chosen, demo.incoming)
+    copy.start()
+    demo.run("dasfs status --config daemon.toml")
+    watch(demo, copy, len(chosen))
+    print(f"{copy.copied:,} files, {copy.size / 1e6:.0f} MB")
+    demo.run("dasfs status --config daemon.toml")
+    demo.run("tail -n 3 daemon.log")
+
+    say("Each dataset is a directory of the mount, each file is called by its number and knows where it came from.")
     demo.run(f"ls -l mnt/{DATASET} | head -n 6")
-    demo.run(f"ls -f mnt/{DATASET} | wc -l")
     show_attributes(demo.mounted)
 
     say("Every file is read through the mount, and its SHA-256 compared with that of the file it came from.")
@@ -205,6 +293,8 @@ def show(demo: Demo) -> None:
 
     say("Done with it.")
     demo.run("dasfs umount mnt")
+    print("\n$ kill %1    # the daemon", flush=True)
+    demo.end_daemon()
 
 
 def stop(_signal: int, _frame: object) -> NoReturn:
@@ -214,22 +304,27 @@ def stop(_signal: int, _frame: object) -> NoReturn:
 def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     started = time.monotonic()
-    demo = Demo(Path(tempfile.mkdtemp(prefix="dasfs-demo-")))
+    folder = Path(tempfile.mkdtemp(prefix="dasfs-demo-"))
+    demo = Demo(folder, sys.argv[1] if len(sys.argv) > 1 else f"sqlite://{folder}/store.db")
+    say(f"Everything happens in a new folder, {folder}, and in the store {demo.store}.")
     failure = None
     try:
         show(demo)
     except KeyboardInterrupt:
         failure = "stopped"
-    except (DemoError, OSError) as error:
+    except (DemoError, OSError, subprocess.TimeoutExpired) as error:
         failure = str(error)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is impatient now would leave the mount behind
         demo.unmount_after_failure()
+        if demo.daemon is not None:
+            demo.daemon.kill()
+            demo.daemon.wait()
     if failure is not None:
-        print(f"\ndemo: {failure}. What there is so far is in {demo.folder}", file=sys.stderr)
+        print(f"\ndemo: {failure}. What there is so far is in {folder}", file=sys.stderr)
         return 1
     seconds = time.monotonic() - started
-    say(f"That took {seconds:.0f} s. All that is left is {demo.folder}; remove it when you like.")
+    say(f"That took {seconds:.0f} s. All that is left is {folder}; remove it when you like.")
     return 0
 
 

@@ -6,9 +6,12 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import apsw
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.verify import verify
@@ -21,6 +24,12 @@ _ALARM = re.compile(r"(WARNING|ERROR|CRITICAL|Traceback)")
 READY = "the daemon runs with"
 
 
+_STATES = (
+    "SELECT coalesce(state, 'taken'), count(*) FROM file"
+    " LEFT JOIN datarange ON datarange.id = file.datarange GROUP BY 1"
+)
+
+
 @dataclass
 class Daemon:
     """A daemon of one dataset `d` with one write directory, which can be started any number of times."""
@@ -29,6 +38,10 @@ class Daemon:
     url: str
     settings: Mapping[str, object] = field(default_factory=dict)
     limits: Mapping[str, object] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    store: Mapping[str, object] = field(default_factory=dict)
+    command: Sequence[str] = tuple(COMMAND)
+    variables: dict[str, str] = field(default_factory=dict)
     expected: list[str] = field(default_factory=list)
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -62,22 +75,28 @@ class Daemon:
         fast = {"settle": "0.1s", "datarange_age": "0.2s", "datarange_size": "64KiB", "empty_directories": "0.5s"}
         dataset = {"store": "lab", "directory": str(self.directory), **fast, **self.settings, **settings}
         limits = {"minimum_free_disk": "1MiB", **self.limits}
-        lines = [f'state_directory = "{self.home}/state"', "[stores.lab]", f'url = "{self.url}"', "[limits]"]
+        lines = [f'state_directory = "{self.home}/state"', "[stores.lab]", f'url = "{self.url}"']
+        lines += [f"{name} = {json.dumps(value)}" for name, value in self.store.items()]
+        lines += ["[limits]"]
         lines += [f"{name} = {json.dumps(value)}" for name, value in limits.items()]
+        for table, values in self.tables.items():
+            lines += [f"[{table}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
         lines += ["[datasets.d]", *(f"{name} = {json.dumps(value)}" for name, value in dataset.items())]
         self.config.write_text("\n".join(lines) + "\n")
 
-    def start(self) -> None:
-        """Start it, and return once it watches."""
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, and return once it watches, or at once."""
         started = self.log.count(READY)
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "daemon", "--config", str(self.config)],
+                [*self.command, "daemon", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env=environment(**self.variables),
             )
+        if not wait:
+            return
         wait_until(lambda: self.log.count(READY) > started or self.process.poll() is not None)
         assert self.process.poll() is None, self.log
 
@@ -86,6 +105,14 @@ class Daemon:
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(30)
+
+    def states(self) -> Counter[str]:
+        """Return how many files the journal has in each state; `taken` are those that are in no datarange."""
+        counts: Counter[str] = Counter()
+        journal = self.home / "state" / "journal.db"
+        with contextlib.suppress(apsw.Error), contextlib.closing(_open_readonly(journal)) as db:
+            counts.update(dict(db.execute(_STATES)))
+        return counts
 
     def alarms(self) -> list[str]:
         """Return the lines of the log that a test has to expect and does not."""
@@ -124,6 +151,12 @@ class Daemon:
         for own, name in names.items():
             found.setdefault(name, []).append((target / own).read_bytes())
         return found
+
+
+def _open_readonly(path: Path) -> apsw.Connection:
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    db.set_busy_timeout(1000)
+    return db
 
 
 def make_store(url: str) -> str:

@@ -98,10 +98,11 @@ class Mount:
     log_path: Path
     process: "subprocess.Popen[bytes]"
     warnings: Sequence[str]
+    watchdog_s: float = WATCHDOG_S
     _watchdog: threading.Timer = field(init=False)
 
     def __post_init__(self) -> None:
-        self._watchdog = threading.Timer(WATCHDOG_S, self.process.kill)
+        self._watchdog = threading.Timer(self.watchdog_s, self.process.kill)
         self._watchdog.daemon = True
         self._watchdog.start()
 
@@ -178,6 +179,7 @@ class Mounter:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.watchdog_s = WATCHDOG_S
         self._mounts: list[Mount] = []
 
     def __call__(
@@ -208,7 +210,7 @@ class Mounter:
             process = subprocess.Popen(
                 command, env=environment(self.directory), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        mount = Mount(path, cache, log_path, process, warnings)
+        mount = Mount(path, cache, log_path, process, warnings, self.watchdog_s)
         self._mounts.append(mount)
         if ready:
             mount.wait_ready()

@@ -22,6 +22,8 @@ class Proxy:
         self._flowing.set()
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self.forwarded = 0  # bytes, in both directions
+        self._limit = 1 << 62
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self._port: int = self._listener.getsockname()[1]
         self._start(self._accept, self._listener)
@@ -33,6 +35,15 @@ class Proxy:
     def hang(self) -> None:
         """From now on accept connections, and let nothing through in either direction."""
         self._flowing.clear()
+
+    def hang_after(self, forwarded: int) -> None:
+        """Hang as soon as so many bytes went through, in both directions and since the beginning."""
+        with self._lock:
+            self._limit = forwarded
+
+    @property
+    def hangs(self) -> bool:
+        return not self._flowing.is_set()
 
     def cut(self) -> None:
         """Reset all connections that are open."""
@@ -54,6 +65,7 @@ class Proxy:
         if self._listener.fileno() < 0:
             self._listener = socket.create_server(("127.0.0.1", self._port), backlog=256)
             self._start(self._accept, self._listener)
+        self.hang_after(1 << 62)
         self._flowing.set()
 
     def close(self) -> None:
@@ -84,6 +96,10 @@ class Proxy:
             while data := source.recv(_CHUNK):
                 self._flowing.wait()
                 target.sendall(data)
+                with self._lock:
+                    self.forwarded += len(data)
+                    if self.forwarded >= self._limit:
+                        self.hang()
         for each in (source, target):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
 """What is wrong with a configuration on this host: directories that can't be, and stores that don't answer.
 
-`find_clashes` are mistakes with which the daemon does not start. What may be over in a minute (a directory that is not
-mounted yet, a store that is away) only `find_absences` tells: the daemon waits for it.
+`find_nonsense` and `find_clashes` are mistakes with which the daemon does not start. What may be over in a minute (a
+directory that is not mounted yet, a store that is away) only `find_absences` tells: the daemon waits for it.
 """
 
 import os
@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
+from dasfs.dataset.model import Snapshot
 from dasfs.errors import DasfsError, NotFound
 from dasfs.stores import Scheme, open_store, parse_store_url
 from dasfs_daemon.config import DaemonConfig, Reader
@@ -17,6 +18,38 @@ from dasfs_daemon.config import DaemonConfig, Reader
 MOUNT_TYPE: Final = "fuse.dasfs"
 # For `--check`: somebody waits at a terminal.
 CHECK_DEADLINE_S: Final = 10.0
+# What the unit of systemd hides, or has its own of: a directory there is seen by everybody but the daemon.
+HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
+# The uploads of a busy day take no longer, and nobody gains room by deleting sooner what was left behind.
+SHORTEST_UNCOMMITTED_S: Final = 3600.0
+
+
+def find_nonsense(reader: Reader, config: DaemonConfig) -> None:
+    """Note values that are fine each, and do harm together."""
+    collection = config.collection
+    if collection.log < collection.removed:
+        reader.mistake(
+            ("collection", "log"),
+            "it is shorter than `removed`: a commit would go before it is known when its dataranges may",
+        )
+    if collection.uncommitted < SHORTEST_UNCOMMITTED_S:
+        reader.mistake(
+            ("collection", "uncommitted"),
+            "it must be an hour or more: what is uploaded for longer than that would be deleted before its commit",
+        )
+    for name, dataset in config.datasets.items():
+        if dataset.datarange_size is not None:
+            _check_target(reader, config, name, dataset.datarange_size)
+
+
+def _check_target(reader: Reader, config: DaemonConfig, name: str, datarange_size: int) -> None:
+    target = config.aggregation.target_size
+    if config.datasets[name].aggregate and target < datarange_size:
+        reader.mistake(
+            ("aggregation", "target_size"),
+            f"its {target:,} bytes are less than the {datarange_size:,} of a datarange of {name}: nothing is joined; "
+            f"make it larger, or say aggregate = false for {name}",
+        )
 
 
 def find_clashes(reader: Reader, config: DaemonConfig) -> None:
@@ -58,7 +91,9 @@ def find_absences(reader: Reader, config: DaemonConfig) -> None:
         except DasfsError as error:
             reader.mistake(("datasets", name, "directory"), str(error))
         try:
-            check_dataset(config, name)
+            snapshot = check_dataset(config, name)
+            if dataset.datarange_size is None:
+                _check_target(reader, config, name, snapshot.configuration.datarange_size)
         except DasfsError as error:
             reader.mistake(("datasets", name, "store"), str(error))
 
@@ -67,22 +102,25 @@ def check_directory(directory: str) -> None:
     """Raise `DasfsError` unless files of a write directory can be read and removed."""
     if not os.path.isdir(directory):
         what = "is not a directory" if os.path.lexists(directory) else "is missing"
-        raise NotFound(f"the write directory {directory} {what}", hint=f"mount it, or run: mkdir -p {directory}")
+        hint = f"mount it, or run: mkdir -p {directory}"
+        if any(_is_below(directory, each) for each in HIDDEN):
+            hint += "; if it is there, systemd hides it from the daemon: see docs/systemd.md"
+        raise NotFound(f"the write directory {directory} {what}", hint=hint)
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise DasfsError(
             f"the write directory {directory} can't be read and written by this user",
-            hint="files are removed from it once they are in the store: allow both",
+            hint="files are removed from it once they are in the store: allow both, see docs/systemd.md",
         )
 
 
-def check_dataset(config: DaemonConfig, name: str) -> None:
-    """Raise `DasfsError` unless the store of a dataset answers and has the dataset."""
+def check_dataset(config: DaemonConfig, name: str) -> Snapshot:
+    """Return what a dataset is. Raises `DasfsError` unless its store answers and has it."""
     location = config.location(name)
     options = replace(location.options, deadline_s=min(location.options.deadline_s, CHECK_DEADLINE_S))
     with open_store(location.url, options) as store:
         store.check()
         try:
-            Dataset(store, name).writable()
+            return Dataset(store, name).writable()
         except NotFound as error:
             raise NotFound(error.message, hint=f"run: dasfs dataset create {name} --store {store.url}") from error
 

@@ -9,10 +9,14 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from dasfs.config import Config, StoreConfig, StoreLocation, parse_duration, parse_size, resolve_store
+from dasfs.dataset.aggregation_plan import AggregationPolicy
+from dasfs.dataset.collect import Grace
+from dasfs.endpoint import Address
 from dasfs.errors import AccessDenied, InvalidInput, NotFound
 from dasfs.formats.compression import Compression
 from dasfs.names import check_dataset_name
@@ -20,6 +24,7 @@ from dasfs.stores.urls import parse_store_url
 from dasfs_daemon.toml_lines import Path, find_lines
 
 DEFAULT_FILE: Final = "/etc/dasfs/daemon.toml"
+SOCKET: Final = "daemon.sock"
 REQUIRED: Final = object()
 
 T = TypeVar("T")
@@ -59,6 +64,13 @@ def _size(value: Any) -> int:
     return value
 
 
+def _positive_size(value: Any) -> int:
+    size = _size(value)
+    if size < 1:
+        raise InvalidInput("it must be more than nothing")
+    return size
+
+
 def _seconds(value: Any) -> float:
     if isinstance(value, str):
         return parse_duration(value).total_seconds()
@@ -73,8 +85,31 @@ def _count(value: Any) -> int:
     return value
 
 
+def _interval(value: Any) -> float:
+    seconds = _seconds(value)
+    if seconds < 1:
+        raise InvalidInput("it must be a second or more")
+    return seconds
+
+
+def _growth(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 2 <= value <= 1024:
+        raise InvalidInput("it must be a number from 2 to 1024")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidInput("it must be true or false")
+    return value
+
+
 def _compression(value: Any) -> Compression:
     return Compression.parse(_text(value))
+
+
+def _address(value: Any) -> Address:
+    return Address.parse(_text(value))
 
 
 def _url(value: Any) -> str:
@@ -101,6 +136,8 @@ class DatasetConfig:
     # Longer than `cp -r` needs from making a directory to the first file in it, also over a slow network.
     empty_directories: float = setting("1m", _seconds)
     scan_interval: float = setting("5m", _seconds)
+    aggregate: bool = setting(True, _flag)
+    collect: bool = setting(True, _flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +150,51 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StatusConfig:
+    """`[status]`: where the daemon tells what it is doing."""
+
+    socket: str | None = setting(None, _directory)
+    listen: Address | None = setting(None, _address)  # noqa: RUF009
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationConfig:
+    """`[aggregation]`, of the whole daemon. Sizes are bytes, times are seconds."""
+
+    target_size: int = setting("1GiB", _positive_size)
+    growth: int = setting(16, _growth)
+    # Plans follow this daemon's own commits within a second; this is for what other writers commit.
+    interval: float = setting("10m", _interval)
+
+    @property
+    def policy(self) -> AggregationPolicy:
+        return AggregationPolicy(self.target_size, self.growth)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionConfig:
+    """`[collection]`, of the whole daemon. Times are seconds."""
+
+    interval: float = setting("6h", _interval)
+    removed: float = setting("24h", _seconds)
+    uncommitted: float = setting("7d", _seconds)
+    log: float = setting("90d", _seconds)
+
+    @property
+    def grace(self) -> Grace:
+        return Grace(*(timedelta(seconds=each) for each in (self.removed, self.uncommitted, self.log)))
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonConfig:
     """The whole configuration."""
 
     state_directory: str = setting("/var/lib/dasfs", _directory)
     spool_directory: str | None = setting(None, _directory)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    status: StatusConfig = field(default_factory=StatusConfig)
+    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
     datasets: Mapping[str, DatasetConfig] = field(default_factory=lambda: MappingProxyType({}))
     stores: Mapping[str, StoreConfig] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -127,12 +203,24 @@ class DaemonConfig:
         """Where dataranges are packed."""
         return self.spool_directory or os.path.join(self.state_directory, "spool")
 
+    @property
+    def socket(self) -> str:
+        """Where `dasfs status` asks."""
+        return self.status.socket or os.path.join(self.state_directory, SOCKET)
+
     def location(self, dataset: str) -> StoreLocation:
         """Return where the store of a dataset is. Raises `InvalidInput` for one that is nowhere."""
         location = resolve_store(Config(stores=self.stores), self.datasets[dataset].store)
         return replace(location, url=str(parse_store_url(location.url)))
 
 
+# The tables that are there once.
+_SHARED: Final[Mapping[str, type[Any]]] = {
+    "limits": LimitsConfig,
+    "aggregation": AggregationConfig,
+    "collection": CollectionConfig,
+    "status": StatusConfig,
+}
 _STORE_PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "url": _url,
     "endpoint_url": _text,
@@ -172,12 +260,15 @@ class Reader:
         known = {each.name for each in fields(DaemonConfig)}
         self._check_keys((), document, known)
         values = self._values(DaemonConfig, (), document)
-        limits = self._table(LimitsConfig, ("limits",), document.get("limits", {}))
+        shared = {
+            name: self._table(kind, (name,), document[name]) for name, kind in _SHARED.items() if name in document
+        }
         stores = self._tables("stores", document, self._store)
         datasets = self._tables("datasets", document, self._dataset)
         if not document.get("datasets"):
             self.mistake(("datasets",), "there is no [datasets.NAME]: nothing to do")
-        config = DaemonConfig(**values, limits=limits or LimitsConfig(), stores=stores, datasets=datasets)
+        there = {name: table for name, table in shared.items() if table is not None}
+        config = DaemonConfig(**values, **there, stores=stores, datasets=datasets)
         for name, dataset in datasets.items():
             written = document.get("stores")
             if isinstance(written, dict) and dataset.store in written:

@@ -1,11 +1,12 @@
 """Whether a file is in the dataset already: the same, or another one in its place.
 
-- A numbered file is compared with the datapoint of its number. Same extension, size and CRC-32: it is there. Else
-  its number clashes, and it can never be packed.
-- An unnumbered file is there if a datapoint has its original path, size and CRC-32. With another content it is a new
+- A numbered file is compared with the datapoint of its number. Same extension and content: it is there. Else its
+  number clashes, and it can never be packed.
+- An unnumbered file is there if a datapoint has its original path and content. With another content it is a new
   file: a write directory is a drop box, and the same name again is another file.
 
-"There" means that the store still has the objects, too: else the file may be the last copy, and stays.
+Sizes and CRC-32 only choose what is compared byte for byte with what the store has. Where the store lost or damaged it
+the file may be the last copy, and stays.
 
 **Concurrency:** for one worker thread at a time.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
+from dasfs.dataset.fetch import Datapoint
 from dasfs.dataset.local import Source, checksum
 from dasfs.dataset.model import Datarange, Snapshot
 from dasfs.dataset.put_plan import Existing, is_candidate, refusal
@@ -23,7 +25,8 @@ from dasfs.dataset.writer import is_uploaded
 from dasfs.errors import Corrupt, DasfsError
 from dasfs.formats.manifest import Manifest
 from dasfs.names import DatarangeId
-from dasfs_daemon.known import KnownPaths
+from dasfs_daemon.known import Candidate, KnownPaths
+from dasfs_daemon.likeness import Likeness, Match, compare_bytes
 from dasfs_daemon.origin import FileRow
 
 # A manifest of 65,536 files is 3 MB, more with their paths.
@@ -59,20 +62,32 @@ class Comparer:
         if not files:
             return []
         if files[0][0].numbered:
-            return [self._numbered(source, snapshot) for _, source in files]
+            return self._confirm([self._numbered(source, snapshot) for _, source in files])
         self._known.update(self._dataset, snapshot)
-        candidates = self._known.numbers(snapshot.dataset_id, (row.path for row, _ in files))
+        candidates = self._known.candidates(snapshot.dataset_id, [(row.path, row.stamp.size) for row, _ in files])
+        return self._confirm(
+            [
+                self._unnumbered(row, source, each, snapshot) if each else NEW
+                for (row, source), each in zip(files, candidates, strict=True)
+            ]
+        )
+
+    def _confirm(self, found: Sequence[Verdict | list[Match]]) -> list[Verdict]:
+        """Return the verdicts, where there are matches after comparing all of these byte for byte."""
+        matches = [match for each in found if not isinstance(each, Verdict) for match in each]
+        likenesses = iter(compare_bytes(self._dataset, matches))
         return [
-            self._unnumbered(row, source, numbers, snapshot)
-            for (row, source), numbers in zip(files, candidates, strict=True)
+            each if isinstance(each, Verdict) else _judge([(match, next(likenesses)) for match in each])
+            for each in found
         ]
 
-    def _numbered(self, source: Source, snapshot: Snapshot) -> Verdict:
+    def _numbered(self, source: Source, snapshot: Snapshot) -> Verdict | list[Match]:
         assert source.number is not None
         datarange = snapshot.find(source.number)
         if datarange is None:
             return NEW
-        existing = self._existing(datarange, source.number)
+        datapoint = self._datapoint(datarange, source.number)
+        existing = _existing(datapoint)
         if not is_candidate(source, existing):
             return Verdict(clash=refusal(source, existing))
         try:
@@ -81,29 +96,28 @@ class Comparer:
             return NEW
         if same and not self._is_whole(datarange):
             return Verdict(clash=_missing(datarange))
-        return Verdict(same=True) if same else Verdict(clash=refusal(source, existing))
+        return [Match(source, datapoint)] if same else Verdict(clash=refusal(source, existing))
 
-    def _unnumbered(self, row: FileRow, source: Source, numbers: Sequence[int], snapshot: Snapshot) -> Verdict:
-        for number in numbers:
+    def _unnumbered(
+        self, row: FileRow, source: Source, candidates: Sequence[Candidate], snapshot: Snapshot
+    ) -> Verdict | list[Match]:
+        try:
+            crc32 = checksum(source)
+        except DasfsError:
+            return NEW
+        matches = []
+        for number in (each.number for each in candidates if each.crc32 == crc32):
             datarange = snapshot.find(number)
             if datarange is None:
                 continue
             names = self._manifest(datarange).names
-            if names is None or names.path(number - datarange.first) != row.path:
-                continue
-            existing = self._existing(datarange, number)
-            if not is_candidate(source, existing):
-                continue
-            try:
-                if checksum(source) == existing.crc32 and self._is_whole(datarange):
-                    return Verdict(same=True)
-            except DasfsError:
-                return NEW
-        return NEW
+            same_path = names is not None and names.path(number - datarange.first) == row.path
+            if same_path and self._is_whole(datarange):
+                matches.append(Match(source, self._datapoint(datarange, number)))
+        return matches
 
-    def _existing(self, datarange: Datarange, number: int) -> Existing:
-        record = self._manifest(datarange).record(number - datarange.first)
-        return Existing(number, record.extension, record.true_size, record.crc32)
+    def _datapoint(self, datarange: Datarange, number: int) -> Datapoint:
+        return Datapoint(number, self._manifest(datarange).record(number - datarange.first), None, datarange)
 
     def _is_whole(self, datarange: Datarange) -> bool:
         """Return whether the store has the objects of a datarange: a file may be the last copy of what it lost."""
@@ -119,6 +133,23 @@ class Comparer:
                 self._manifests.popitem(last=False)
         self._manifests.move_to_end(datarange.id)
         return manifest
+
+
+def _judge(compared: Sequence[tuple[Match, Likeness]]) -> Verdict:
+    """Return the verdict on one file by all of its matches; a numbered one has one."""
+    if any(likeness is Likeness.SAME for _, likeness in compared):
+        return Verdict(same=True)
+    for match, likeness in compared:
+        if match.source.number is not None and likeness is Likeness.DIFFERENT:
+            return Verdict(clash=refusal(match.source, _existing(match.datapoint)))
+        if match.source.number is not None and likeness is Likeness.DAMAGED:
+            return Verdict(clash=_missing(match.datapoint.datarange))
+    return NEW
+
+
+def _existing(datapoint: Datapoint) -> Existing:
+    record = datapoint.record
+    return Existing(datapoint.number, record.extension, record.true_size, record.crc32)
 
 
 def _missing(datarange: Datarange) -> DasfsError:

@@ -12,7 +12,7 @@ import fcntl
 import fnmatch
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
@@ -44,7 +44,7 @@ def show(path: bytes) -> str:
 
 def stamp_of(status: os.stat_result) -> Stamp:
     """Return what tells this file from another one."""
-    return Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
 
 
 class Ignore:
@@ -83,18 +83,23 @@ def is_open_for_writing(path: bytes) -> bool | None:
         os.close(descriptor)
 
 
-def remove(path: bytes, stamp: Stamp) -> Removal:
+def remove(path: bytes, stamp: Stamp, has_content: Callable[[], bool]) -> Removal:
     """Remove the file at `path` if it still is the one with this stamp and nobody writes to it.
 
-    Raises `OSError` where it can't be removed.
+    `has_content` is asked whether it has the content that may go, where its ctime says that it could have another.
+    Raises `OSError` where it can't be removed, and what `has_content` raises.
     """
     try:
-        status = os.lstat(path)
-        if stamp_of(status) != stamp:
+        found = stamp_of(os.lstat(path))
+        if found != stamp:
             return Removal.CHANGED
         with suppress(PermissionError):
             if is_open_for_writing(path):
                 return Removal.BUSY
+        if found.ctime_ns != stamp.ctime_ns and not (
+            has_content() and stamp_of(os.lstat(path)).ctime_ns == found.ctime_ns
+        ):
+            return Removal.CHANGED
         os.unlink(path)
     except (FileNotFoundError, NotADirectoryError):
         return Removal.GONE

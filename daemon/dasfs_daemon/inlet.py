@@ -32,7 +32,10 @@ SCAN_SHARE: Final = 10
 
 
 class Inlet:
-    """Takes what arrives in one write directory. `taken` is called when the journal has something new."""
+    """Takes what arrives in one write directory. `taken` is called when the journal has something new.
+
+    `claim` is called, in a thread, before each scan: it raises unless the directory is ours.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Inlet:
         attempts: Attempts,
         tally: Tally,
         taken: Callable[[], None],
+        claim: Callable[[], None],
     ) -> None:
         self.last_scan: datetime | None = None
         self._config = config
@@ -50,6 +54,7 @@ class Inlet:
         self._attempts = attempts
         self._tally = tally
         self._taken = taken
+        self._claim = claim
         self._hints = Hints(config.directory)
         self._watcher = Watcher(config.directory, self._hints)
         # When each path may be looked at (trio's clock), ascending.
@@ -115,6 +120,7 @@ class Inlet:
         interval = self._config.scan_interval
         try:
             await self._attempts.once(check_directory, self._config.directory)
+            await self._attempts.once(self._claim)
             if not await self._watch():
                 interval = min(interval, UNWATCHED_SCAN_S)
             looked = await self._attempts.once(self._intake.scan)

@@ -19,6 +19,7 @@ from dasfs.errors import DasfsError, InvalidInput
 from dasfs.names import DatapointName
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.files import Ignore, is_open_for_writing, show, stamp_of, unsettled_s
+from dasfs_daemon.log_fields import log_fields
 from dasfs_daemon.origin import Known, NewFile, OriginJournal
 from dasfs_daemon.rejects import Rejects
 from dasfs_daemon.walk import Found, Walk
@@ -188,4 +189,5 @@ class Intake:
             self._told.clear()
         self._told.add(path)
         kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
-        log.warning("%s: %s is left where it is: it is %s", self._name, show(path), kind)
+        fields = log_fields(dataset=self._name, path=show(path))
+        log.warning("%s: %s is left where it is: it is %s", self._name, show(path), kind, extra=fields)

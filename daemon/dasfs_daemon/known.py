@@ -1,4 +1,4 @@
-"""Which original paths the datasets have already: a local index of what the manifests say, by checksums of the paths.
+"""Which files the datasets have already: a local index of what the manifests say, by original path and size.
 
 A file that is dropped again under the same path with the same content (a copy that was cut off and repeated, a
 journal that was lost) is recognised by it and not packed twice. Everything here can be read from the manifests again,
@@ -9,7 +9,8 @@ so a broken index is built anew.
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from dasfs.cache.database import Schema, open_database, translated
@@ -19,18 +20,28 @@ from dasfs.formats.manifest import Manifest
 
 _SCHEMA: Final = Schema(
     application_id=0x64617370,  # "dasp"
-    version=1,
+    version=2,
     sql="""
 -- A dataset is known by its dataset_id, which is new each time one of its name is created.
 CREATE TABLE dataset (id INTEGER PRIMARY KEY, dataset_id TEXT NOT NULL UNIQUE);
 -- Dataranges whose paths are in the index, and those without any.
 CREATE TABLE seen (dataset INTEGER NOT NULL, datarange TEXT NOT NULL, PRIMARY KEY (dataset, datarange)) WITHOUT ROWID;
--- Eight bytes of the checksum of an original path, and the number of a datapoint that has or had it.
+-- Eight bytes of the checksum of an original path and a true size, the number of a datapoint that has or had these,
+-- and the CRC-32 of its content: where the same path is written every second, that leaves one of a million to look at.
 CREATE TABLE path (
-  dataset INTEGER NOT NULL, digest INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (dataset, digest, number)
+  dataset INTEGER NOT NULL, digest INTEGER NOT NULL, number INTEGER NOT NULL, crc32 INTEGER NOT NULL,
+  PRIMARY KEY (dataset, digest, number)
 ) WITHOUT ROWID;
 """,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A datapoint that may have a path and a size, and its checksum. The manifest knows."""
+
+    number: int
+    crc32: int
 
 
 class KnownPaths:
@@ -52,22 +63,27 @@ class KnownPaths:
     def add(self, dataset_id: str, datarange: Datarange, manifest: Manifest | None) -> None:
         """Note the paths of one datarange; None: it has none."""
         key, seen = self._dataset(dataset_id)
-        names = None if manifest is None else manifest.names
-        rows: Iterable[tuple[int, int, int]] = ()
-        if names is not None:
-            paths = ((k, names.path(k)) for k in range(datarange.count))
-            rows = ((key, _digest(path), datarange.first + k) for k, path in paths if path)
+        rows: Iterable[tuple[int, int, int, int]] = ()
+        if manifest is not None and manifest.names is not None:
+            records = zip(map(manifest.names.path, range(datarange.count)), manifest.iter_records(), strict=True)
+            rows = (
+                (key, _digest(path, record.true_size), number, record.crc32)
+                for number, (path, record) in enumerate(records, datarange.first)
+                if path
+            )
         with self._lock, translated(self._path), self._db:
-            self._db.executemany("INSERT OR IGNORE INTO path VALUES (?, ?, ?)", rows)
+            self._db.executemany("INSERT OR IGNORE INTO path VALUES (?, ?, ?, ?)", rows)
             self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, str(datarange.id)))
         seen.add(str(datarange.id))
 
-    def numbers(self, dataset_id: str, paths: Iterable[bytes]) -> list[list[int]]:
-        """Return for each path the numbers that may have it: the manifests know."""
+    def candidates(self, dataset_id: str, files: Sequence[tuple[bytes, int]]) -> list[list[Candidate]]:
+        """Return for each path and size the datapoints that may have both."""
         key, _ = self._dataset(dataset_id)
-        query = "SELECT number FROM path WHERE dataset = ? AND digest = ?"
+        query = "SELECT number, crc32 FROM path WHERE dataset = ? AND digest = ?"
         with self._lock, translated(self._path):
-            return [[row[0] for row in self._db.execute(query, (key, _digest(path)))] for path in paths]
+            return [
+                [Candidate(*row) for row in self._db.execute(query, (key, _digest(path, size)))] for path, size in files
+            ]
 
     def close(self) -> None:
         with self._lock:
@@ -83,5 +99,6 @@ class KnownPaths:
         return self._seen[dataset_id]
 
 
-def _digest(path: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "big", signed=True)
+def _digest(path: bytes, size: int) -> int:
+    digest = hashlib.blake2b(b"%d/%b" % (size, path), digest_size=8)
+    return int.from_bytes(digest.digest(), "big", signed=True)

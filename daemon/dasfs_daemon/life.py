@@ -7,9 +7,7 @@ left behind useless, and the journal says where to go on.
 
 import itertools
 import logging
-import shutil
 import threading
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,51 +15,35 @@ import trio
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.writer import PackedDatarange
-from dasfs.errors import NoSpace
+from dasfs.errors import AlreadyExists, DasfsError
 from dasfs.stores import Store
+from dasfs_daemon.aggregator import Aggregator
 from dasfs_daemon.attempts import Attempts
+from dasfs_daemon.background import BackgroundStore
+from dasfs_daemon.collector import Collector
 from dasfs_daemon.config import DatasetConfig
+from dasfs_daemon.directory_lock import DirectoryLock
 from dasfs_daemon.existing import Comparer
-from dasfs_daemon.inlet import Inlet
+from dasfs_daemon.files import show
+from dasfs_daemon.inlet import RETRY_S, Inlet
 from dasfs_daemon.intake import Intake
-from dasfs_daemon.journal import Closed, Journal
-from dasfs_daemon.known import KnownPaths
+from dasfs_daemon.journal import Closed
+from dasfs_daemon.log_fields import log_fields
 from dasfs_daemon.origin import DatarangeRow, OriginJournal, State, Waiting
 from dasfs_daemon.outlet import Outlet
 from dasfs_daemon.plan import seconds_until_due
 from dasfs_daemon.planner import Plan, Planner
 from dasfs_daemon.rejects import Rejects
+from dasfs_daemon.shared import Record, Shared
 from dasfs_daemon.shipping import PackFailed, Place, Shipping
 from dasfs_daemon.state import LastCommit
 from dasfs_daemon.tally import Tally
-from dasfs_daemon.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
 # How long to wait for room on the disk before looking again, and after a plan that found nothing to do.
 DISK_PAUSE_S: Final = 2.0
 EMPTY_PLAN_PAUSE_S: Final = 1.0
-
-
-@dataclass(slots=True)
-class Shared:
-    """What all datasets of a daemon use together. The limits may change while it runs."""
-
-    journal: Journal
-    known: KnownPaths
-    spool: str
-    throttle: Throttle
-    uploads: trio.CapacityLimiter
-    threads: trio.CapacityLimiter
-    minimum_free_disk: int
-
-
-@dataclass(slots=True)
-class Record:
-    """What outlives a life of a dataset."""
-
-    tally: Tally
-    last_commit: LastCommit | None = None
 
 
 class Life:
@@ -80,9 +62,11 @@ class Life:
         origin = shared.journal.origin(name, config.directory, store.url)
         self._journal = OriginJournal(shared.journal, origin)
         self._rejects = Rejects(name, config.directory)
+        self._lock = DirectoryLock(config.directory)
         dataset = Dataset(store, name)
+        self._background = Dataset(BackgroundStore(store, shared.throttle, self._stop), name)
         place = Place(config.directory, shared.spool, config.compression)
-        self._shipping = Shipping(dataset, place, self._journal, shared.throttle, self._stop)
+        self._shipping = Shipping(dataset, place, self._journal, shared.throttle, self._stop, self._expiry_s)
         comparer = Comparer(dataset, shared.known)
         self._planner = Planner(dataset, config, self._journal, comparer, self._rejects)
         # One more than upload at once is packed, so that no upload waits for the packer.
@@ -94,16 +78,23 @@ class Life:
         self.record = record
         config, attempts, tally = self._config, self._attempts, record.tally
         intake = Intake(self._name, config, self._journal, self._rejects)
-        self.inlet = Inlet(config, intake, self._rejects, attempts, tally, self._wake)
+        self.inlet = Inlet(config, intake, self._rejects, attempts, tally, self._wake, self._lock.ensure)
         self.outlet = Outlet(config, self._shipping, attempts, tally, self.inlet.look_at)
+        self.aggregator = Aggregator(self._background, self._shipping, self._shared, attempts, record, self._is_full)
+        self.collector = Collector(self._background, self._shared, attempts, record)
 
     async def run(self) -> None:
         """Work until cancelled. Raises `Replaced` when everything must begin anew."""
+        await self._own_directory()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.inlet.run)
             await self._attempts.until_done("journal", self._journal.retry_refused)
             rows = await self._attempts.until_done("store", self._shipping.recover)
             nursery.start_soon(self.outlet.run)
+            if self._config.aggregate:
+                nursery.start_soon(self.aggregator.run)
+            if self._config.collect:
+                nursery.start_soon(self.collector.run)
             self.recovered = True
             for row in rows:
                 if row.state is State.COMMITTED:
@@ -116,9 +107,38 @@ class Life:
         """End what still runs in threads."""
         self._stop.set()
         self._journal.close()
+        self._lock.close()
+
+    def look_again(self) -> None:
+        """Bring limits that changed into effect."""
+        self.aggregator.wake()
+        self.collector.wake()
 
     def _wake(self) -> None:
         self._news.set()
+
+    def _is_full(self) -> bool:
+        """Return whether as many dataranges are on their way as may be: more wait, or will soon."""
+        return self._slots.value == 0
+
+    def _expiry_s(self) -> float:
+        """Return how long an upload can be left alone until it counts as left over: far from what collectors think."""
+        return self._shared.collection.uncommitted / 2
+
+    async def _own_directory(self) -> None:
+        """Wait while another daemon has the write directory. One that is away is nobody's: `Inlet` waits for it."""
+        while True:
+            try:
+                await self._attempts.once(self._lock.ensure)
+            except AlreadyExists as error:
+                self._attempts.problems.report("directory", error)
+            except Closed:
+                raise
+            except DasfsError:
+                return
+            else:
+                return
+            await trio.sleep(RETRY_S)
 
     async def _plan(self, nursery: trio.Nursery) -> None:
         """Make dataranges whenever enough waits, and start them."""
@@ -132,9 +152,8 @@ class Life:
                     await self._news.wait()
                 continue
             await self._wait_for_room(0)
-            snapshot = await self._attempts.until_done("store", self._shipping.refresh)
-            target = self._planner.target_size(snapshot)
-            plan = await self._attempts.until_done("store", lambda: self._planner.plan(snapshot))  # noqa: B023
+            plan = await self._attempts.until_done("store", self._plan_newest)
+            target = plan.target_size
             self._tell(plan)
             # Not those of the plan: what one made that failed halfway is in the journal as well.
             packed = await self._attempts.until_done("journal", lambda: self._journal.dataranges(State.PACKED))
@@ -143,6 +162,10 @@ class Life:
                 await self._start(row, nursery)
             if not new:
                 await trio.sleep(EMPTY_PLAN_PAUSE_S)
+
+    def _plan_newest(self) -> Plan:
+        """Plan with the newest snapshot: of an older one, manifests may have been collected since."""
+        return self._planner.plan(self._shipping.refresh())
 
     async def _start(self, row: DatarangeRow, nursery: trio.Nursery) -> None:
         await self._slots.acquire()
@@ -187,25 +210,17 @@ class Life:
             failed = error
         out = await self._attempts.until_done("directory", lambda: self._shipping.leave_out(row, failed, self._rejects))
         self.record.tally.add(changed_files=len(out.changed), rejected_files=int(out.rejected), repacked_dataranges=1)
-        log.info("%s: %s; it is left out for now", self._name, failed.error.message)
+        fields = log_fields(dataset=self._name, path=show(failed.file.path))
+        log.info("%s: %s; it is left out for now", self._name, failed.error.message, extra=fields)
         self.inlet.look_at(out.changed)
         return None
 
     async def _wait_for_room(self, size: int) -> None:
         """Wait while the disk has not enough room for `size` more bytes."""
-        shared = self._shared
-        while True:
-            free = shutil.disk_usage(shared.spool).free
-            if free - size >= shared.minimum_free_disk:
-                self._attempts.problems.clear("disk")
-                return
-            needed = shared.minimum_free_disk + size
-            error = NoSpace(
-                f"{shared.spool} has {free:,} bytes free and needs {needed:,}: nothing is packed until then",
-                hint="make room, or lower limits.minimum_free_disk",
-            )
-            self._attempts.problems.report("disk", error)
+        while (shortage := self._shared.shortage(size, "nothing is packed")) is not None:
+            self._attempts.problems.report("disk", shortage)
             await trio.sleep(DISK_PAUSE_S)
+        self._attempts.problems.clear("disk")
 
     def _sent(self, size: int) -> None:
         self.record.tally.add(sent_bytes=size)
@@ -213,7 +228,10 @@ class Life:
     def _tell(self, plan: Plan) -> None:
         self.record.tally.add(duplicate_files=plan.duplicates, rejected_files=plan.rejected)
         if plan.duplicates:
-            log.info("%s: %d files were in the dataset already and are removed", self._name, plan.duplicates)
+            fields = log_fields(dataset=self._name, files=plan.duplicates)
+            log.info(
+                "%s: %d files were in the dataset already and are removed", self._name, plan.duplicates, extra=fields
+            )
 
     def _note_commit(self, row: DatarangeRow) -> None:
         assert row.committed is not None
@@ -221,6 +239,10 @@ class Life:
         now = datetime.now(UTC)
         self.record.last_commit = LastCommit(revision, now, row.first, row.last, row.size)
         self.record.tally.committed(row.count, row.size)
+        self.aggregator.wake()
+        waited_s = max(row.committed - row.oldest, 0.0)
+        span = log_fields(dataset=self._name, first=row.first, last=row.last)
+        fields = span | log_fields(files=row.count, bytes=row.size, revision=revision, seconds=round(waited_s, 3))
         log.info(
             "%s: committed %d-%d: %d files, %d bytes, %.1f s after the first was complete, revision %d",
             self._name,
@@ -228,6 +250,7 @@ class Life:
             row.last,
             row.count,
             row.size,
-            max(row.committed - row.oldest, 0.0),
+            waited_s,
             revision,
+            extra=fields,
         )

@@ -6,7 +6,7 @@ left behind by a stop or a new configuration can't write over what its successor
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -27,11 +27,16 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells a file from another one that has its path: it never changes without one of these."""
+    """What tells a file from another one that has its path. Two are equal when size, mtime and inode are.
+
+    `ctime_ns` changes with every write, also with one that sets the mtime back, but with new rights, names and links,
+    too: where it is not the same the content has to be looked at. 0: unknown.
+    """
 
     size: int
     mtime_ns: int
     inode: int
+    ctime_ns: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ class Waiting:
         return self.numbered + self.unnumbered
 
 
-_FILE = "SELECT id, path, size, mtime_ns, inode, taken, numbered, number FROM file"
+_FILE = "SELECT id, path, size, mtime_ns, inode, ctime_ns, taken, numbered, number FROM file"
 _DATARANGE = (
     "SELECT id, state, first, last, size, oldest, base_revision, counter, tar_size, manifest_size, named, committed"
     " FROM datarange"
@@ -148,16 +153,14 @@ class OriginJournal:
         not committed yet: then it is taken once the datarange is done with.
         """
         query = (
-            "INSERT INTO file (origin, path, size, mtime_ns, inode, taken, numbered, number)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (origin, path) DO UPDATE SET size = excluded.size,"
-            " mtime_ns = excluded.mtime_ns, inode = excluded.inode, taken = excluded.taken, number = excluded.number,"
-            " datarange = NULL, refused = NULL WHERE datarange IS NULL OR 'committed' ="
+            "INSERT INTO file (origin, path, size, mtime_ns, inode, ctime_ns, taken, numbered, number)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (origin, path) DO UPDATE SET size = excluded.size,"
+            " mtime_ns = excluded.mtime_ns, inode = excluded.inode, ctime_ns = excluded.ctime_ns,"
+            " taken = excluded.taken, number = excluded.number, datarange = NULL, refused = NULL"
+            " WHERE datarange IS NULL OR 'committed' ="
             " (SELECT state FROM datarange WHERE datarange.id = file.datarange)"
         )
-        rows = [
-            (self._origin, f.path, f.stamp.size, f.stamp.mtime_ns, f.stamp.inode, now, f.number is not None, f.number)
-            for f in files
-        ]
+        rows = [(self._origin, f.path, *astuple(f.stamp), now, f.number is not None, f.number) for f in files]
         with self._transaction() as db:
             db.executemany(query, rows)
 
@@ -278,17 +281,20 @@ class OriginJournal:
             if given is not None:
                 self._reserve(db, range(datarange.first, datarange.last + 1))
 
-    def uploaded(self, datarange: DatarangeRow, uploaded: Datarange) -> DatarangeRow:
-        """Note that the objects of a datarange are in the store; return it as it is now."""
+    def uploaded(self, datarange: DatarangeRow, uploaded: Datarange, revision: int) -> DatarangeRow:
+        """Note that the objects of a datarange are in the store; return it as it is now.
+
+        The log did not have it at `revision`: where it may be committed, it is looked for behind that.
+        """
         named = (uploaded.id.counter, uploaded.tar_size, uploaded.manifest_size, uploaded.named)
         with self._transaction() as db:
             db.execute(
-                "UPDATE datarange SET state = 'uploaded', counter = ?, tar_size = ?, manifest_size = ?, named = ?"
-                " WHERE id = ? AND state = 'packed'",
-                (*named, datarange.id),
+                "UPDATE datarange SET state = 'uploaded', counter = ?, tar_size = ?, manifest_size = ?, named = ?,"
+                " base_revision = ? WHERE id = ? AND state = 'packed'",
+                (*named, revision, datarange.id),
             )
             self._check_there(db)
-        return replace(datarange, state=State.UPLOADED, uploaded=uploaded)
+        return replace(datarange, state=State.UPLOADED, uploaded=uploaded, base_revision=revision)
 
     def committed(self, datarange: DatarangeRow, now: float) -> DatarangeRow:
         """Note that the log has a datarange; return it as it is now."""
@@ -343,8 +349,8 @@ class OriginJournal:
 
 
 def _file(row: tuple[Any, ...]) -> FileRow:
-    key, path, size, mtime_ns, inode, taken, numbered, number = row
-    return FileRow(key, path, Stamp(size, mtime_ns, inode), taken, bool(numbered), number)
+    key, path, *stamp, taken, numbered, number = row
+    return FileRow(key, path, Stamp(*stamp), taken, bool(numbered), number)
 
 
 def _datarange(row: tuple[Any, ...]) -> DatarangeRow:

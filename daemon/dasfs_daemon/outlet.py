@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from dasfs.dataset.local import local_error
-from dasfs.errors import DasfsError
+from dasfs.errors import AccessDenied, DasfsError
 from dasfs_daemon.attempts import Attempts
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.files import show
@@ -97,8 +97,7 @@ class Outlet:
     def _note(self, removed: Removed) -> None:
         self._tally.add(removed_files=removed.files, changed_files=len(removed.changed))
         error = removed.error
-        name = "" if error is None else show(os.fsencode(error.filename or ""))
-        self._attempts.problems.set("remove", None if error is None else local_error(error, name))
+        self._attempts.problems.set("remove", None if error is None else removal_error(error))
         self._look_at(removed.changed)
         due = trio.current_time() + self._config.empty_directories
         for directory in removed.directories:
@@ -125,3 +124,14 @@ class Outlet:
                 path, changed = left
                 young.append((path, min(max(changed + age - time.time(), 0.1), age)))
         return young
+
+
+def removal_error(error: OSError) -> DasfsError:
+    """Return why a file that is in the store can't be removed, and what to do."""
+    found = local_error(error, show(os.fsencode(error.filename or "")))
+    if not isinstance(found, AccessDenied):
+        return found
+    return AccessDenied(
+        f"{found.message}: it is in the store and can't be removed here",
+        hint="let the daemon write to the directory that it is in: see docs/systemd.md",
+    )

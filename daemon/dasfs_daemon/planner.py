@@ -6,7 +6,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
@@ -27,9 +27,10 @@ WINDOW: Final = MAX_FILES
 
 @dataclass(slots=True)
 class Plan:
-    """What a plan came to."""
+    """What a plan came to. `target_size` is how large a TAR object should get."""
 
-    dataranges: list[DatarangeRow]
+    target_size: int
+    dataranges: list[DatarangeRow] = field(default_factory=list)
     duplicates: int = 0
     rejected: int = 0
 
@@ -46,8 +47,7 @@ class Planner:
         self._comparer = comparer
         self._rejects = rejects
 
-    def target_size(self, snapshot: Snapshot) -> int:
-        """Return how large a TAR object should get."""
+    def _target_size(self, snapshot: Snapshot) -> int:
         return self._config.datarange_size or snapshot.configuration.datarange_size
 
     def plan(self, snapshot: Snapshot) -> Plan:
@@ -56,7 +56,7 @@ class Planner:
         The numbered come first, so that numbers that are reserved for the others are above theirs. Raises what
         the store raises, and `Conflict`; what was noted by then is in the journal as 'packed'.
         """
-        plan = Plan([])
+        plan = Plan(self._target_size(snapshot))
         closed_before = time.time() - self._config.datarange_age
         for run in self._choose(self._numbered(), snapshot, closed_before, plan):
             plan.dataranges.append(self._journal.pack(run.first, run.files, snapshot.revision))
@@ -79,7 +79,7 @@ class Planner:
 
     def _choose(self, rows: Sequence[FileRow], snapshot: Snapshot, closed_before: float, plan: Plan) -> list[Run]:
         """Return the runs to pack now, without what is in the dataset already."""
-        target = self.target_size(snapshot)
+        target = plan.target_size
         runs = list(cut_runs(rows, target))
         if len(rows) == WINDOW and len(runs) > 1:
             runs.pop()  # it goes on behind the window
@@ -103,16 +103,16 @@ class Planner:
             if verdict.clash is not None:
                 self._reject(row, str(verdict.clash), plan)
             elif verdict.same:
-                self._drop(row, plan)
+                self._drop(row, snapshot, plan)
             else:
                 new.append(row)
         return new
 
-    def _drop(self, row: FileRow, plan: Plan) -> None:
+    def _drop(self, row: FileRow, snapshot: Snapshot, plan: Plan) -> None:
         """Remove a file that is in the dataset already."""
         path = os.path.join(os.fsencode(self._config.directory), row.path)
         try:
-            removal = remove(path, row.stamp)
+            removal = remove(path, row.stamp, lambda: self._is_there(row, snapshot))
         except OSError as error:
             self._journal.refuse(row.path, f"it is in the dataset already, but can't be removed: {error.strerror}")
             return
@@ -120,6 +120,10 @@ class Planner:
             self._journal.forget([row.id])
         if removal is Removal.REMOVED:
             plan.duplicates += 1
+
+    def _is_there(self, row: FileRow, snapshot: Snapshot) -> bool:
+        source = make_source(self._config.directory, row)
+        return self._comparer.compare([(row, source)], snapshot)[0].same
 
     def _reject(self, row: FileRow, reason: str, plan: Plan) -> None:
         plan.rejected += 1

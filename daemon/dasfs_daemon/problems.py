@@ -8,9 +8,11 @@ import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 
 from dasfs.errors import DasfsError
+from dasfs_daemon.log_fields import LogFields, log_fields
 from dasfs_daemon.state import Problem
 
 log = logging.getLogger(__name__)
@@ -20,10 +22,11 @@ REPEAT_S: Final = 300.0
 
 
 class Problems:
-    """The problems of one dataset, or of the daemon itself. `where` begins each log line."""
+    """The problems of one dataset, or of the daemon itself. `where` begins each log line, which carries `fields`."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, fields: LogFields = MappingProxyType({})) -> None:
         self._where = where
+        self._fields = fields
         self._lock = threading.Lock()
         self._problems: dict[str, Problem] = {}
         self._logged: dict[str, tuple[str, float]] = {}  # key -> the message and when (monotonic)
@@ -48,14 +51,15 @@ class Problems:
         lasting = (
             "" if known is None else f" (for {(now - known.since).total_seconds():.0f} s, {known.count + 1} times)"
         )
-        log.warning("%s: %s%s", self._where, error, lasting)
+        log.warning("%s: %s%s", self._where, error, lasting, extra={**self._fields, **log_fields(problem=key)})
 
     def clear(self, key: str) -> None:
         """Note that it is over, if it was there."""
         with self._lock:
             known = self._problems.pop(key, None)
         if known is not None:
-            log.info("%s: over after %.0f s: %s", self._where, _age_s(known), known.message)
+            fields = {**self._fields, **log_fields(problem=key)}
+            log.info("%s: over after %.0f s: %s", self._where, _age_s(known), known.message, extra=fields)
 
     def set(self, key: str, error: DasfsError | None) -> None:
         """Note that something is wrong, or with None that it is not."""

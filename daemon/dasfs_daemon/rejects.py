@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from dasfs.errors import DasfsError
 from dasfs_daemon.files import REJECTED, show
+from dasfs_daemon.log_fields import log_fields
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ class Rejects:
 
     def move(self, path: bytes, reason: str) -> bool:
         """Move one file away and say why beside it; return False where the local system does not let us."""
+        fields = log_fields(dataset=self._dataset, path=show(path), problem="rejected")
         try:
             place = self._free_place(path)
             _write_reason(place + b".txt", path, reason)
@@ -30,9 +32,10 @@ class Rejects:
         except FileNotFoundError:
             return True  # it went away by itself
         except OSError as error:
-            log.warning("%s: %s is rejected, but can't be moved away: %s", self._dataset, show(path), error.strerror)
+            line = "%s: %s is rejected, but can't be moved away: %s"
+            log.warning(line, self._dataset, show(path), error.strerror, extra=fields)
             return False
-        log.warning("%s: %s is rejected: %s", self._dataset, show(path), reason)
+        log.warning("%s: %s is rejected: %s", self._dataset, show(path), reason, extra=fields)
         return True
 
     def count(self) -> int:

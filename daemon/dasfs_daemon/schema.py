@@ -18,7 +18,7 @@ tried again when the daemon starts.
 from typing import Final
 
 APPLICATION_ID: Final = 0x64617366  # "dasf"
-VERSION: Final = 1
+VERSION: Final = 2
 
 SCHEMA: Final = """
 -- A write directory and where it goes. Rows whose directory or store is no longer configured are kept: their files are.
@@ -40,7 +40,7 @@ CREATE TABLE datarange (
   last          INTEGER NOT NULL,
   size          INTEGER NOT NULL,         -- true bytes of its files
   oldest        REAL NOT NULL,            -- when the first of its files was taken; seconds since 1970
-  base_revision INTEGER NOT NULL,         -- the log had this revision before the datarange was made
+  base_revision INTEGER NOT NULL,         -- the log had this revision before the datarange was made, or uploaded
   counter       INTEGER,                  -- from here on NULL until it is uploaded
   tar_size      INTEGER,
   manifest_size INTEGER,
@@ -57,6 +57,7 @@ CREATE TABLE file (
   size      INTEGER NOT NULL,
   mtime_ns  INTEGER NOT NULL,
   inode     INTEGER NOT NULL,
+  ctime_ns  INTEGER NOT NULL,             -- when it was taken; another one by now: look at its content
   taken     REAL NOT NULL,                -- seconds since 1970
   numbered  INTEGER NOT NULL,             -- 1: `number` comes from its name; 0: from a reservation
   number    INTEGER,                      -- NULL: none was given yet

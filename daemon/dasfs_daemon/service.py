@@ -25,13 +25,17 @@ from dasfs import __version__
 from dasfs.config import StoreLocation
 from dasfs.dataset.local import local_error
 from dasfs.errors import AccessDenied, AlreadyExists, DasfsError, InvalidInput
+from dasfs.notify import Notifier
 from dasfs_daemon.attempts import THREADS
-from dasfs_daemon.checks import find_absences, find_clashes
+from dasfs_daemon.checks import find_absences, find_clashes, find_nonsense
 from dasfs_daemon.config import DaemonConfig, DatasetConfig, Mistake, Reader
+from dasfs_daemon.describe import describe
+from dasfs_daemon.door import Door
 from dasfs_daemon.journal import Journal
 from dasfs_daemon.known import KnownPaths
-from dasfs_daemon.life import Shared
+from dasfs_daemon.log_fields import log_fields
 from dasfs_daemon.problems import Problems
+from dasfs_daemon.shared import Shared
 from dasfs_daemon.state import DaemonState
 from dasfs_daemon.throttle import Throttle
 from dasfs_daemon.worker import Worker
@@ -51,6 +55,7 @@ def check(file: str) -> list[Mistake]:
     reader = Reader(file)
     config = reader.read()
     if config is not None:
+        find_nonsense(reader, config)
         find_clashes(reader, config)
         find_absences(reader, config)
     return reader.mistakes
@@ -64,6 +69,7 @@ def load(file: str) -> DaemonConfig:
     reader = Reader(file)
     config = reader.read()
     if config is not None:
+        find_nonsense(reader, config)
         find_clashes(reader, config)
     if config is None or reader.mistakes:
         more = len(reader.mistakes) - 1
@@ -72,8 +78,8 @@ def load(file: str) -> DaemonConfig:
     return config
 
 
-def run_service(file: str, *, ready: Callable[[], None]) -> None:
-    """Run the daemon until it is told to end. `ready` is called once it watches.
+def run_service(file: str, *, ready: Callable[[], None], notifier: Notifier | None = None) -> None:
+    """Run the daemon until it is told to end. `ready` is called, and `notifier` told, once it watches.
 
     Raises `InvalidInput` for a configuration that can't be, `AlreadyExists` when another daemon has the state
     directory, and what opening the journal raises.
@@ -84,7 +90,7 @@ def run_service(file: str, *, ready: Callable[[], None]) -> None:
     with _state_directory(config) as directory, Journal(os.path.join(directory, JOURNAL)) as journal:
         known = KnownPaths(os.path.join(directory, KNOWN_PATHS))
         try:
-            trio.run(Service(file, config, journal, known).run, ready)
+            trio.run(Service(file, config, journal, known, notifier or Notifier()).run, ready)
         finally:
             known.close()
 
@@ -129,7 +135,9 @@ class _Running:
 class Service:
     """A running daemon."""
 
-    def __init__(self, file: str, config: DaemonConfig, journal: Journal, known: KnownPaths) -> None:
+    def __init__(
+        self, file: str, config: DaemonConfig, journal: Journal, known: KnownPaths, notifier: Notifier
+    ) -> None:
         self._file = file
         self._config = config
         self._read = self._started = datetime.now(UTC)
@@ -137,6 +145,7 @@ class Service:
         self._running: dict[str, _Running] = {}
         self._journal = journal
         self._known = known
+        self._notifier = notifier
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Run until SIGTERM or SIGINT."""
@@ -149,18 +158,29 @@ class Service:
             uploads=trio.CapacityLimiter(limits.uploads),
             threads=trio.CapacityLimiter(THREADS),
             minimum_free_disk=limits.minimum_free_disk,
+            aggregation=self._config.aggregation,
+            collection=self._config.collection,
         )
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with (
+            trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
+            Door(self.state) as self._door,
+        ):
+            await trio.to_thread.run_sync(self._door.open, self._config)
             async with trio.open_nursery() as nursery:
                 for name in self._config.datasets:
                     self._start(name, nursery)
                 self._tell_leftovers()
                 ready()
+                self._notifier.ready()
+                nursery.start_soon(self._notifier.run, self._describe)
                 async for number in signals:
                     if number != signal.SIGHUP:
                         log.info("ending: %s", signal.Signals(number).name)
+                        self._notifier.stopping()
                         break
+                    self._notifier.reloading()
                     await self._reload(nursery)
+                    self._notifier.ready()
                 nursery.cancel_scope.cancel()
 
     def state(self) -> DaemonState:
@@ -183,13 +203,18 @@ class Service:
             problems=self._problems.all(),
         )
 
+    def _describe(self) -> str:
+        datasets = [each.worker.state() for each in self._running.values()]
+        return describe(datasets, self._problems.all())
+
     def _start(self, name: str, nursery: trio.Nursery) -> None:
         config = self._config.datasets[name]
         location = self._config.location(name)
         running = _Running(Worker(name, config, location, self._shared), trio.CancelScope(), trio.Event())
         self._running[name] = running
         nursery.start_soon(_run, running)
-        log.info("%s: %s is packed into %s", name, config.directory, location.url)
+        fields = log_fields(dataset=name)
+        log.info("%s: %s is packed into %s", name, config.directory, location.url, extra=fields)
 
     async def _stop(self, name: str) -> None:
         running = self._running.pop(name)
@@ -205,6 +230,7 @@ class Service:
                     raise InvalidInput(
                         f"{key} can only change at a restart", hint="run: systemctl restart dasfs-daemon"
                     )
+            await trio.to_thread.run_sync(self._door.open, config)
         except DasfsError as error:
             self._problems.report("configuration", DasfsError(f"the old configuration stays: {error}"))
             return
@@ -213,11 +239,14 @@ class Service:
         self._shared.throttle.set_rate(config.limits.bandwidth)
         self._shared.uploads.total_tokens = config.limits.uploads
         self._shared.minimum_free_disk = config.limits.minimum_free_disk
+        self._shared.aggregation, self._shared.collection = config.aggregation, config.collection
         changed = {name for name in {*old.datasets, *config.datasets} if _parts(old, name) != _parts(config, name)}
         for name in sorted(changed & self._running.keys()):
             await self._stop(name)
         for name in sorted(changed & config.datasets.keys()):
             self._start(name, nursery)
+        for running in self._running.values():
+            running.worker.look_again()
         log.info("read %s again: %d of %d datasets changed", self._file, len(changed), len(config.datasets))
         self._tell_leftovers()
 
@@ -235,6 +264,7 @@ class Service:
                 left.dataset,
                 left.directory,
                 left.store_url,
+                extra=log_fields(dataset=left.dataset, files=left.files),
             )
 
 

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.local import READ_SIZE, open_source, read
-from dasfs.dataset.model import Change, Operation, Snapshot, apply
+from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
 from dasfs.dataset.writer import MAX_COUNTER_TRIES, DatarangeWriter, PackedDatarange, is_uploaded, upload
 from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
 from dasfs.formats.compression import Compression
@@ -26,12 +28,13 @@ from dasfs.names import Revision
 from dasfs_daemon.checks import check_directory
 from dasfs_daemon.files import Removal, make_source, remove, stamp_of
 from dasfs_daemon.journal import Closed
+from dasfs_daemon.likeness import Packed
 from dasfs_daemon.origin import DatarangeRow, FileRow, OriginJournal, Stamp, State
 from dasfs_daemon.rejects import Rejects
 from dasfs_daemon.throttle import Throttle
 
-# An upload that was finished longer ago is looked at again before it is committed: `collect` may have taken it for
-# left over. It waits 7 days by default.
+# An upload that began longer ago is looked at again before it is committed: `collect` may have taken it, or what of it
+# was there by then, for left over. It waits 7 days by default, and at least this long in a daemon.
 TRUSTED_UPLOAD_S: Final = 3600.0
 
 
@@ -80,18 +83,27 @@ class Shipping:
     """Ships the dataranges of one write directory."""
 
     def __init__(
-        self, dataset: Dataset, place: Place, journal: OriginJournal, throttle: Throttle, stop: threading.Event
+        self,
+        dataset: Dataset,
+        place: Place,
+        journal: OriginJournal,
+        throttle: Throttle,
+        stop: threading.Event,
+        expiry_s: Callable[[], float],
     ) -> None:
+        """`expiry_s` returns for how long after an upload its commit is safe from collectors."""
         self._dataset = dataset
         self._place = place
         self._journal = journal
         self._throttle = throttle
         self._stop = stop
+        self._expiry_s = expiry_s
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
+        self._read: Snapshot | None = None  # how far `recover` came
         self._skipped_counters = 0
         self._searched: dict[int, int] = {}  # datarange row -> the last revision that does not add it
-        self._uploaded_at: dict[int, float] = {}  # datarange row -> monotonic
+        self._begun: dict[int, float] = {}  # datarange row -> when its upload began (monotonic)
 
     @property
     def revision(self) -> int:
@@ -101,17 +113,9 @@ class Shipping:
     def refresh(self) -> Snapshot:
         """Return the newest snapshot. Raises `Replaced` when the dataset is another one than before.
 
-        Commit by commit, so that on a store that fails now and then each attempt gets further than the last.
+        On a store that fails now and then each attempt gets further than the last.
         """
-        known = self._snapshot
-        while known is not None:
-            try:
-                commit = self._dataset.log.read_commit(Revision(known.revision + 1))
-                known = self._note(apply(known, commit))
-            except (NotFound, Corrupt):
-                break  # nothing is new, or `head` says what is wrong
-        # A log that was emptied, or set back to an older state, is noticed here.
-        return self._note(self._dataset.log.head(self._snapshot))
+        return self._note(self._dataset.log.head(self._snapshot, reached=self._note))
 
     def _note(self, snapshot: Snapshot) -> Snapshot:
         with self._lock:
@@ -129,7 +133,8 @@ class Shipping:
         What was packed when the process ended is given back: its files wait again, its numbers stay ours.
         """
         self._snapshot = None
-        snapshot = self._dataset.writable()
+        # A long log, on a store that fails now and then, is read in many attempts: each goes on where the last ended.
+        snapshot = self._dataset.writable(self._read, reached=self._reach)
         before = self._journal.dataset_id()
         rows = self._journal.dataranges()
         going_on = []
@@ -142,6 +147,9 @@ class Shipping:
         self._journal.meet(snapshot.dataset_id)
         self._note(snapshot)
         return going_on
+
+    def _reach(self, snapshot: Snapshot) -> None:
+        self._read = snapshot
 
     def pack(self, row: DatarangeRow) -> PackedDatarange:
         """Pack the files of a datarange, each as it was when it was taken.
@@ -184,6 +192,7 @@ class Shipping:
             sent(size)
             self._throttle.take(size, self._stop)
 
+        begun = time.monotonic()
         counter = (self._snapshot or self.refresh()).last_counter + 1 + self._skipped_counters
         try:
             uploaded = upload(self._dataset.store, self._dataset.keys, packed, counter, progress)
@@ -191,8 +200,8 @@ class Shipping:
             # A store that takes manifests and no TARs, for hours: each attempt used up one.
             self._skipped_counters += MAX_COUNTER_TRIES
             raise
-        self._uploaded_at[row.id] = time.monotonic()
-        return self._journal.uploaded(row, uploaded)
+        self._begun[row.id] = begun
+        return self._journal.uploaded(row, uploaded, self.revision)
 
     def commit(self, row: DatarangeRow, *, again: bool) -> DatarangeRow | None:
         """Commit an uploaded datarange and note it; None when that is impossible, and its files wait again.
@@ -203,9 +212,7 @@ class Shipping:
         assert uploaded is not None
         if again and self._is_in_log(row):
             return self._committed(row)
-        since = self._uploaded_at.get(row.id)
-        fresh = since is not None and time.monotonic() - since < TRUSTED_UPLOAD_S
-        if not fresh and not is_uploaded(self._dataset.store, self._dataset.keys, uploaded):
+        if not self._is_safe(row, uploaded):
             self._journal.give_back(row)
             return None
         try:
@@ -221,21 +228,31 @@ class Shipping:
         return self._committed(row)
 
     def confirm(self, row: DatarangeRow) -> None:
-        """Raise `Corrupt` unless the store has all of a committed datarange.
+        """Raise `Corrupt` unless the store has all of a committed datarange, or of what it was aggregated into.
 
-        One that was aggregated or deleted since was there: whoever replaced it made sure, or meant it.
+        Numbers that were deleted since were there: whoever deleted them meant it.
         """
-        assert row.uploaded is not None
-        snapshot = self.refresh()
-        if snapshot.holds(row.uploaded.id) and not is_uploaded(self._dataset.store, self._dataset.keys, row.uploaded):
+        missing = self._missing(row, self.refresh())
+        # Somebody may have aggregated it meanwhile, and collected what it was.
+        if missing and self._missing(row, self.refresh()):
             raise Corrupt(
                 f"{self._dataset.store.url} does not have datapoints {row.first}-{row.last} of {self._dataset.name} "
                 "as they were uploaded; the local files stay",
                 hint=f"run: dasfs dataset verify {self._dataset.name} {row.first}-{row.last}",
             )
 
+    def _missing(self, row: DatarangeRow, snapshot: Snapshot) -> bool:
+        """Return whether the store lacks an object of what has the numbers of `row` now."""
+        store, keys = self._dataset.store, self._dataset.keys
+        return not all(is_uploaded(store, keys, each) for each in snapshot.overlapping(row.first, row.last))
+
     def remove(self, row: DatarangeRow) -> Removed:
-        """Remove the sources of a committed datarange, each only if it still is what was packed."""
+        """Remove the sources of a committed datarange, each only if it still is what was packed.
+
+        Raises what reading the manifest raises, which is asked about files that may have another content.
+        """
+        assert row.uploaded is not None
+        packed = Packed(self._dataset, row.uploaded, self._snapshot or self.refresh())
         top = os.fsencode(self._place.directory)
         done: list[int] = []
         changed: list[bytes] = []
@@ -247,7 +264,7 @@ class Shipping:
                 left += 1
                 continue
             try:
-                removal = remove(os.path.join(top, file.path), file.stamp)
+                removal = remove(os.path.join(top, file.path), file.stamp, partial(self._holds, packed, file))
             except OSError as error:
                 problem = error
                 left += 1
@@ -266,8 +283,25 @@ class Shipping:
             self._journal.removed(row)
         return Removed(removed, left, tuple(changed), frozenset(directories - {b""}), problem)
 
+    def _is_safe(self, row: DatarangeRow, uploaded: Datarange) -> bool:
+        """Return whether an uploaded datarange can be committed: all of it is there, and no collector may be about to
+        delete it. Between its last look at the log and the deletion, a commit would come too late."""
+        begun = self._begun.get(row.id)
+        if begun is not None and time.monotonic() - begun < TRUSTED_UPLOAD_S:
+            return True
+        store, keys = self._dataset.store, self._dataset.keys
+        if not is_uploaded(store, keys, uploaded):
+            return False
+        # It was written last, and collectors go by the newest.
+        age = datetime.now(UTC) - store.head(keys.index(uploaded.id)).modified
+        return age.total_seconds() < self._expiry_s()
+
+    def _holds(self, packed: Packed, file: FileRow) -> bool:
+        assert file.number is not None
+        return packed.holds(make_source(self._place.directory, file), file.number)
+
     def _committed(self, row: DatarangeRow) -> DatarangeRow:
-        self._uploaded_at.pop(row.id, None)
+        self._begun.pop(row.id, None)
         self._searched.pop(row.id, None)
         return self._journal.committed(row, time.time())
 

@@ -1,14 +1,20 @@
 """What the daemon is doing, as values: made by `Service.state()`, served by whoever shows it.
 
-Everything here is frozen, holds no path of code and no lock, and turns into JSON with `as_json`. Times are UTC,
-sizes are bytes, rates are per second.
+Everything here is frozen, holds no path of code and no lock, and turns into JSON with `as_json` and back with
+`from_json`. Times are UTC, sizes are bytes, rates are per second.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from types import UnionType
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+from dasfs.errors import Unsupported
+
+TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Phase(StrEnum):
@@ -200,4 +206,36 @@ def _plain(value: Any) -> Any:
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    return value.strftime("%Y-%m-%dT%H:%M:%SZ") if isinstance(value, datetime) else value
+    return value.strftime(TIME_FORMAT) if isinstance(value, datetime) else value
+
+
+def from_json(document: Mapping[str, Any]) -> DaemonState:
+    """Return the state that `as_json` wrote, perhaps in another version: what is unknown here is passed over.
+
+    Raises `Unsupported` where something is missing, or of another kind.
+    """
+    try:
+        state = _build(DaemonState, document)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Unsupported(
+            f"the state of a daemon of version {document.get('version')} can't be read: {error!r}",
+            hint="restart the daemon, so that both are of one version",
+        ) from error
+    assert isinstance(state, DaemonState)
+    return state
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """Return plain `value` as a `kind`: one of the types that the fields above have."""
+    if isinstance(kind, UnionType):
+        inner = next(each for each in get_args(kind) if each is not type(None))
+        return None if value is None else _build(inner, value)
+    if get_origin(kind) is tuple:
+        return tuple(_build(get_args(kind)[0], each) for each in value)
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        known = [each for each in dataclasses.fields(kind) if each.name in value or each.default is dataclasses.MISSING]
+        return kind(**{each.name: _build(hints[each.name], value[each.name]) for each in known})  # type: ignore[operator]
+    if kind is datetime:
+        return datetime.strptime(value, TIME_FORMAT).replace(tzinfo=UTC)
+    return kind(value)

@@ -14,8 +14,10 @@ from dasfs.errors import DasfsError
 from dasfs.stores import open_store
 from dasfs_daemon.attempts import Attempts
 from dasfs_daemon.config import DatasetConfig
-from dasfs_daemon.life import Life, Record, Shared
+from dasfs_daemon.life import Life
+from dasfs_daemon.log_fields import log_fields
 from dasfs_daemon.problems import Problems
+from dasfs_daemon.shared import Record, Shared
 from dasfs_daemon.shipping import Replaced
 from dasfs_daemon.state import AggregationState, Backlog, CollectionState, DatasetState, Phase
 from dasfs_daemon.tally import Tally
@@ -34,8 +36,9 @@ class Worker:
         self.config = config
         self.location = location
         self._shared = shared
-        self._problems = Problems(name)
-        self._record = Record(Tally())
+        self._problems = Problems(name, log_fields(dataset=name))
+        aggregation, collection = AggregationState(enabled=config.aggregate), CollectionState(enabled=config.collect)
+        self._record = Record(Tally(), aggregation=aggregation, collection=collection)
         self._attempts = Attempts(self._problems, shared.threads, lambda: self._record.tally.add(failed_attempts=1))
         self._life: Life | None = None
         self._stopped = False
@@ -47,11 +50,11 @@ class Worker:
                 try:
                     await self._live()
                 except* Replaced as group:
-                    log.warning("%s: %s", self.name, group.exceptions[0])
+                    log.warning("%s: %s", self.name, group.exceptions[0], extra=log_fields(dataset=self.name))
                 except* DasfsError as group:
                     self._problems.report("daemon", _first(group))
                 except* Exception as group:  # a defect of ours must not end a daemon that others rely on
-                    log.exception("%s: unexpected error", self.name)
+                    log.exception("%s: unexpected error", self.name, extra=log_fields(dataset=self.name))
                     message = f"unexpected {_first(group)!r}"
                     self._problems.report("daemon", DasfsError(message, hint="the log has the traceback"))
                 await trio.sleep(PAUSE_S)
@@ -81,11 +84,16 @@ class Worker:
             bytes_per_second=bytes_per_second,
             last_commit=record.last_commit,
             last_scan=None if life is None else life.inlet.last_scan,
-            aggregation=AggregationState(),
-            collection=CollectionState(),
+            aggregation=record.aggregation if life is None else life.aggregator.state(),
+            collection=record.collection if life is None else life.collector.state(),
             counters=record.tally.counters(),
             problems=self._problems.all(),
         )
+
+    def look_again(self) -> None:
+        """Bring limits that changed into effect."""
+        if self._life is not None:
+            self._life.look_again()
 
     async def _live(self) -> None:
         with open_store(self.location.url, self.location.options) as store:

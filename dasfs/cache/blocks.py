@@ -32,7 +32,7 @@ from dasfs.cache.block_space import Space
 from dasfs.cache.block_storage import BlockStorage
 from dasfs.cache.block_table import ABSENT, CachedSegment
 from dasfs.cache.directory import CacheDirectory
-from dasfs.cache.plan import BLOCK_SIZE, block_length, block_span, plan_blocks
+from dasfs.cache.plan import BLOCK_SIZE, block_length, block_span, even_share, plan_blocks
 from dasfs.errors import DasfsError, DeadlineExceeded, InvalidInput, NoSpace
 from dasfs.formats.segments import Segment
 from dasfs.stores.base import MIB, Store
@@ -168,7 +168,8 @@ class BlockCache:
         half = self._space.limit // 2 // BLOCK_SIZE * BLOCK_SIZE
         end = min(end, segment.length, start + half)
         begun: list[Fetch] = []
-        for stretch in plan_blocks(self._missing(segment, block_span(start, end)), self._flights.max_blocks):
+        missing = self._missing(segment, block_span(start, end))
+        for stretch in plan_blocks(missing, even_share(len(missing), self._flights.max_blocks)):
             size = len(stretch) * BLOCK_SIZE
             await self._budget.acquire(size)
             # Others may have begun some of it while this waited for the budget.
@@ -185,6 +186,11 @@ class BlockCache:
         cached = self._table.load(segment_name(_identity(dataset_id, segment)))
         if cached is not None:
             await self._space.drop(cached)
+
+    @property
+    def capacity(self) -> int:
+        """How many bytes of blocks there is room for; less than was asked for once the disk was full."""
+        return self._space.limit
 
     def statistics(self) -> CacheStatistics:
         return CacheStatistics(

@@ -19,10 +19,11 @@ from typing import Protocol
 import trio
 
 from dasfs.cache.index import IndexCache, ManifestView
+from dasfs.cache.newest import is_same, read_manifest, read_snapshot
 from dasfs.cache.remote import Remote, SingleFlight
-from dasfs.dataset.dataset import Dataset, dataset_names
+from dasfs.dataset.dataset import dataset_names
 from dasfs.dataset.model import Datarange, Snapshot
-from dasfs.errors import Corrupt, DasfsError, NotFound, Unsupported
+from dasfs.errors import Corrupt, DasfsError, ObjectChanged, Unsupported
 from dasfs.names import DatarangeId, check_dataset_name
 from dasfs.stores.base import Store
 
@@ -38,6 +39,9 @@ PATIENCE_S = 2.0
 # How long the store is not asked again for a dataset that it does not have.
 ABSENT_S = 1.0
 MAX_ABSENT = 1024
+# A snapshot that is overtaken while it is looked at is passed over for the next one: with the usual grace of a day that
+# is never, and without any grace as often as somebody commits and collects in a few milliseconds.
+MAX_OVERTAKEN = 5
 
 
 class Update(Protocol):
@@ -192,7 +196,8 @@ class Catalog:
     async def view(self, snapshot: Snapshot, datarange: Datarange) -> ManifestView:
         """Return the manifest of a datarange of `snapshot`; fetch it where it is not in the index cache.
 
-        Raises `NotFound`, `Corrupt`, `StoreUnavailable`.
+        Raises `ObjectChanged` when it is gone because a newer revision has replaced the datarange (`refresh_now` gets
+        that), `NotFound`, `Corrupt`, `StoreUnavailable`.
         """
         key = (snapshot.dataset_id, datarange.id)
         for _ in range(3):  # the index cache may turn out to be damaged just when it is read, and is built anew then
@@ -250,9 +255,7 @@ class Catalog:
         before = state.snapshot if state else None
         try:
             recalled = state is not None and state.refreshed_at is None
-            after = await self._remote.call(_read_snapshot, self._store, name, before, confirm=recalled)
-            if before is not None and (after is None or not _same(before, after)):
-                await self._change(before, after or replace(before, dataranges=(), deleted=True))
+            after = await self._follow(name, before, confirm=recalled)
         except DasfsError as error:
             self._note_failure(name, state, error)
             if state is None:
@@ -268,6 +271,22 @@ class Catalog:
             state = self._states[name] = DatasetState(after, used=trio.current_time())
             await self._keep(after)
         state.problem, state.refreshed_at = None, datetime.now(UTC)
+
+    async def _follow(self, name: str, before: Snapshot | None, *, confirm: bool) -> Snapshot | None:
+        """Read the newest snapshot of a dataset, and show it instead of `before`. None where there is none."""
+        overtaken = 0
+        while True:
+            after = await self._remote.call(read_snapshot, self._store, name, before, confirm=confirm)
+            if before is None or (after is not None and is_same(before, after)):
+                return after
+            try:
+                await self._change(before, after or replace(before, dataranges=(), deleted=True))
+            except ObjectChanged:
+                overtaken += 1
+                if overtaken == MAX_OVERTAKEN:
+                    raise
+            else:
+                return after
 
     def _recall_names(self) -> list[str]:
         try:
@@ -331,8 +350,7 @@ class Catalog:
             log.warning("%s", error)
 
     async def _load_view(self, snapshot: Snapshot, datarange: Datarange) -> None:
-        dataset = Dataset(self._store, snapshot.dataset)
-        manifest = await self._remote.call(dataset.load_manifest, datarange)
+        manifest = await self._remote.call(read_manifest, self._store, snapshot, datarange)
         try:
             await trio.to_thread.run_sync(self._index.save_manifest, snapshot.dataset_id, manifest)
         except Corrupt:
@@ -355,18 +373,3 @@ class Catalog:
         elif problem is None and self.problem is not None:
             log.info("the store can be read again")
         self.problem = problem
-
-
-def _read_snapshot(store: Store, name: str, known: Snapshot | None, *, confirm: bool) -> Snapshot | None:
-    try:
-        return Dataset(store, name).snapshot(known, confirm=confirm)
-    except NotFound:
-        store.check()  # a store that is gone is another matter than a dataset that is gone
-        return None
-
-
-def _same(before: Snapshot, after: Snapshot) -> bool:
-    """Return whether nothing was committed between. Without a log (revision 0), the dataranges tell."""
-    if (before.dataset_id, before.revision, before.commit_id) != (after.dataset_id, after.revision, after.commit_id):
-        return False
-    return after.revision > 0 or before.dataranges == after.dataranges

@@ -14,6 +14,7 @@ import click
 
 from dasfs import __version__
 from dasfs.cli.common import Settings
+from dasfs.cli.service import JournalHandler, is_journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "aggregate": LazyCommand("dasfs.cli.aggregate", "Join neighbouring small dataranges into large ones."),
     "collect": LazyCommand("dasfs.cli.collect", "Delete objects that no live revision needs."),
     "daemon": LazyCommand("dasfs.cli.daemon", "Move what arrives in write directories into a store, for ever."),
+    "status": LazyCommand("dasfs.cli.status", "Show how the daemon and the mounts of this host are doing."),
     "completion": LazyCommand("dasfs.cli.completion", "Print the code that completes dasfs commands in a shell."),
 }
 
@@ -71,7 +73,11 @@ def cli(settings: Settings, config: str | None, debug: bool) -> None:
     STORE is s3://bucket/prefix, file:///directory, sqlite:///file.db, or a name from the configuration file.
     """
     settings.config_file = config
-    logging.basicConfig(format="dasfs: %(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    if is_journal():
+        # It shows by itself who says something and how bad it is.
+        logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[JournalHandler(sys.stderr)])
+    else:
+        logging.basicConfig(format="dasfs: %(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     if debug:
         logging.getLogger("dasfs").setLevel(logging.DEBUG)
 

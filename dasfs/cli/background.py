@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from dasfs.cli.service import without_manager
 from dasfs.errors import AccessDenied, DasfsError, InvalidInput, NoSpace
 
 
@@ -25,6 +26,7 @@ def spawn(arguments: Sequence[str]) -> None:
             [sys.executable, "-P", "-m", "dasfs", *arguments, "--foreground", "--ready-fd", str(told)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            env=without_manager(os.environ),
             pass_fds=[told],
             start_new_session=True,
         )

@@ -1,10 +1,13 @@
 """`dasfs daemon`."""
 
 import logging
+import os
+import sys
 
 import click
 
 from dasfs.cli.output import count_of, say
+from dasfs.cli.service import take_notifier
 from dasfs_daemon.config import DEFAULT_FILE
 from dasfs_daemon.service import check as check_file
 from dasfs_daemon.service import run_service
@@ -36,4 +39,9 @@ def daemon(context: click.Context, file: str, check: bool) -> None:
         context.exit(1 if mistakes else 0)
     for name in ("dasfs", "dasfs_daemon"):
         logging.getLogger(name).setLevel(min(logging.INFO, logging.getLogger(name).getEffectiveLevel()))
-    run_service(file, ready=lambda: say(f"the daemon runs with {file}"))
+    run_service(file, ready=lambda: say(f"the daemon runs with {file}"), notifier=take_notifier())
+    # Threads that wait for a silent store would keep the process until the store's deadline, minutes perhaps. The
+    # journal is closed, and says where to go on.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -93,5 +93,8 @@ def _tell(error: BaseException, debug: bool, code: int, message: str) -> int:
         import traceback
 
         traceback.print_exception(error)
-    sys.stderr.write(f"dasfs: {' '.join(message.split())}\n")
+    from dasfs.cli.service import is_journal
+
+    # The journal takes this for the line's priority: an error.
+    sys.stderr.write(f"{'<3>' if is_journal() else ''}dasfs: {' '.join(message.split())}\n")
     return code

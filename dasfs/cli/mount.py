@@ -15,6 +15,7 @@ from dasfs import config as configuration
 from dasfs.cli.background import leave_parent, open_log, spawn
 from dasfs.cli.common import STORE, Settings
 from dasfs.cli.mount_options import build_options, parse_options
+from dasfs.cli.service import take_notifier
 from dasfs.errors import DasfsError
 from dasfs.fuse.mount import run_mount
 from dasfs.fuse.mountpoint import check_outside, is_dead, unmount
@@ -68,6 +69,7 @@ def mount(
         check_outside(log_path, chosen.mountpoint, "the log file")
         spawn(sys.argv[1:])
         return
+    notifier = take_notifier()
     report = _reporter(ready_fd, log_path, f"{location.url} is mounted at {mountpoint}")
     from dasfs.stores import open_store
 
@@ -79,7 +81,7 @@ def mount(
         deadline_s=min(location.options.deadline_s, chosen.deadline_s),
     )
     with open_store(location.url, store_options) as opened:
-        run_mount(opened, chosen, ready=report)
+        run_mount(opened, chosen, ready=report, notifier=notifier)
 
 
 @click.command()

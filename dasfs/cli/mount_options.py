@@ -12,6 +12,7 @@ import platformdirs
 
 from dasfs.cli.common import parse_size
 from dasfs.config import MountConfig
+from dasfs.endpoint import Address
 from dasfs.errors import InvalidInput
 from dasfs.fuse.mount import MountOptions
 from dasfs.fuse.operations import Ownership
@@ -22,7 +23,7 @@ DEFAULT_REFRESH_S: Final = 10.0
 DEFAULT_DEADLINE_S: Final = 30.0
 
 _OWN: Final = frozenset(
-    {"uid", "gid", "umask", "allow_other", "cache-size", "cache-dir", "refresh", "deadline", "dataset", "ro"}
+    {"uid", "gid", "umask", "allow_other", "cache-size", "cache-dir", "refresh", "deadline", "dataset", "metrics", "ro"}
 )
 _FLAGS: Final = frozenset({"allow_other", "ro"})
 # What mount(8), fstab and systemd put there: about when and how to mount, not about what is mounted.
@@ -72,6 +73,7 @@ def build_options(mountpoint: str, options: dict[str, str], config: MountConfig,
         allow_other="allow_other" in options,
         dataset=options.get("dataset"),
         replace=replace,
+        metrics=Address.parse(options["metrics"]) if "metrics" in options else None,
     )
 
 

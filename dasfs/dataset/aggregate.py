@@ -10,10 +10,11 @@ aggregations that want the same datarange one wins; the other raises `Conflict` 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from dasfs.dataset.aggregation_parts import (
@@ -30,21 +31,34 @@ from dasfs.dataset.aggregation_parts import (
 )
 from dasfs.dataset.aggregation_plan import plan_range
 from dasfs.dataset.dataset import Dataset
+from dasfs.dataset.joints import made_joints
 from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
 from dasfs.dataset.spool import DEFAULT_DIRECTORY, Spool
 from dasfs.dataset.writer import put_manifest
-from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
+from dasfs.errors import (
+    Conflict,
+    Corrupt,
+    DasfsError,
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    ObjectChanged,
+    StoreUnavailable,
+)
 from dasfs.formats.join import join_manifests, joined_size, make_index
 from dasfs.formats.manifest import Manifest
 from dasfs.formats.tar import END_OF_ARCHIVE
 from dasfs.names import DatarangeId
-from dasfs.stores.base import MIB, CopyPiece
+from dasfs.stores.base import MIB, CopyPiece, ObjectInfo
 
 # Small objects cost a round trip each: eight at once read some 400 a second from a store 20 ms away. Each is below
 # 5 MiB, or the head of a larger one of at most 10 MiB.
 FETCH_JOBS: Final = 8
 # Above S3's minimum of a part, and small enough that the six or so that a store holds at once are 40 to 70 MiB.
 PIECE_SIZE: Final = 6 * MIB
+
+# What is told of and can be ended between two of them: a gateway copies one in a second or two.
+COPY_SIZE: Final = 64 * MIB
 
 Progress = Callable[[int], None]
 
@@ -149,15 +163,27 @@ class _Aggregation:
             store, keys, lambda counter: self._join(counter, merged), self._snapshot.last_counter + 1
         )
         try:
-            info = store.compose(keys.tar(manifest.id), self._pieces(spool))
+            info = self._compose(keys.tar(manifest.id), spool)
             if info.size != manifest.tar_size:
                 raise Corrupt(f"{info.key}: the store has {info.size} bytes of it instead of {manifest.tar_size}")
             store.put(keys.index(manifest.id), make_index(manifest))
-        except (NotFound, Corrupt, ObjectChanged):
+            self._check_manifest(manifest.id)
+        except (NotFound, Corrupt, ObjectChanged, NoSpace, StoreUnavailable):
+            # It may be a gigabyte, and whoever tries again would leave another one.
             self._delete(manifest.id)
             raise
         named = manifest.names is not None
         return Datarange(manifest.id, manifest.tar_size, manifest_size, manifest.data_size, named)
+
+    def _check_manifest(self, datarange: DatarangeId) -> None:
+        """Raise unless the manifest is still there: it was alone for as long as the TAR was written."""
+        try:
+            self._dataset.store.head(self._dataset.keys.manifest(datarange))
+        except NotFound:
+            raise ObjectChanged(
+                f"the manifest of {datarange.first}-{datarange.last} was collected before it could be committed",
+                hint="give 'collect' a longer grace of what is not committed: writing takes longer than that",
+            ) from None
 
     def _join(self, counter: int, merged: dict[range, bytes]) -> Manifest:
         identity = DatarangeId(self._dataranges[0].first, self._dataranges[-1].last, counter)
@@ -184,7 +210,7 @@ class _Aggregation:
         pool = ThreadPoolExecutor(FETCH_JOBS, thread_name_prefix="dasfs-fetch")
         try:
             for part in self._parts:
-                for stretch in part.stretches if part.fetched else ():
+                for stretch in part.fetched:
                     pending.append((stretch, pool.submit(self._read, stretch)))
                     if len(pending) >= FETCH_JOBS:
                         yield self._take(pending)
@@ -208,27 +234,56 @@ class _Aggregation:
         check_blocks(segments, data, key)
         return data
 
-    def _pieces(self, spool: Spool) -> Iterator[CopyPiece | bytes]:
+    def _compose(self, key: str, spool: Spool) -> ObjectInfo:
+        """Make the TAR object, of joints where it needs some."""
+        recipes = {
+            place: self._pieces_of_joint(spool, part, start)
+            for place, (part, start) in enumerate(self._placed())
+            if part.is_joint
+        }
+        with made_joints(self._dataset.store, self._dataset.keys, recipes) as joints:
+            return self._dataset.store.compose(key, self._pieces(spool, joints))
+
+    def _placed(self) -> Iterator[tuple[Part, int]]:
+        """Yield the parts, each with where its fetched bytes begin in the spool."""
+        starts = accumulate((part.fetched_length for part in self._parts), initial=0)
+        return zip(self._parts, starts, strict=False)
+
+    def _pieces_of_joint(self, spool: Spool, part: Part, start: int) -> Iterator[CopyPiece | bytes]:
+        yield self._copy(part)
+        yield spool.read(start, part.fetched_length)
+
+    def _pieces(self, spool: Spool, joints: Mapping[int, str]) -> Iterator[CopyPiece | bytes]:
         """Yield the new TAR for the store. The zeros at its end go with the last part when that was fetched."""
-        position = 0
-        for part in self._parts:
-            if part.fetched:
-                is_last = part is self._parts[-1]
-                end = position + part.length + (len(END_OF_ARCHIVE) if is_last else 0)
-                for start, stop in split_evenly(position, end, PIECE_SIZE):
-                    yield spool.read(start, stop - start)
-                    self._progress(stop - start)
-                position = end
-            else:
-                yield self._copy(part)
+        for place, (part, start) in enumerate(self._placed()):
+            if part.is_joint:
+                yield CopyPiece(joints[place], 0, part.length)
                 self._progress(part.length)
+            elif part.fetched:
+                is_last = part is self._parts[-1]
+                end = start + part.length + (len(END_OF_ARCHIVE) if is_last else 0)
+                for begin, stop in split_evenly(start, end, PIECE_SIZE):
+                    yield spool.read(begin, stop - begin)
+                    self._progress(stop - begin)
+            else:
+                for piece in self._copies(part):
+                    yield piece
+                    self._progress(piece.length)
         if not self._parts[-1].fetched:
             yield END_OF_ARCHIVE
             self._progress(len(END_OF_ARCHIVE))
 
+    def _copies(self, part: Part) -> Iterator[CopyPiece]:
+        """Yield what a part copies of its source, in pieces that take moments each."""
+        whole = self._copy(part)
+        for start, stop in split_evenly(whole.offset, whole.offset + whole.length, COPY_SIZE):
+            yield CopyPiece(whole.key, start, stop - start)
+
     def _copy(self, part: Part) -> CopyPiece:
-        (stretch,) = part.stretches
-        return CopyPiece(self._dataset.keys.tar(self._dataranges[stretch.source].id), stretch.start, stretch.length)
+        """Return what a part copies of its source."""
+        assert part.copied is not None
+        source = self._dataranges[part.copied.source].id
+        return CopyPiece(self._dataset.keys.tar(source), part.copied.start, part.copied.length)
 
     def _commit(self, added: Datarange) -> Snapshot:
         """Make the new datarange visible, instead of the old ones."""

@@ -2,8 +2,10 @@
 
 The new TAR object is the bytes of the old ones, each without the 1,024 zeros at its end, and these zeros once. A store
 copies stretches of at least `min_copy_size` (S3: 5 MiB) by itself, and every part of a multipart upload but the last
-has at least that. So what is smaller is fetched, and where a small datarange stands before a large one, the head of
-the large one is fetched, too, to make up a part.
+has at least that. So what is smaller is fetched. It is too small for a part, but it can be the last part of an object
+of its own behind the tail of the large source before it, which the store copies there; and that object, a `Part` with
+both, is copied into its place then. So a small run between large ones costs a few requests, and no byte of the large
+ones is fetched. Only where a small run begins the whole, the head of the large source behind it makes up the part.
 
 Parts and segments are two matters. A segment is a stretch of bytes in the object, whichever way they came there;
 so a datarange whose head is fetched keeps its segments, with their identity and their checksums, and whoever has
@@ -42,10 +44,25 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Consecutive bytes of the new TAR object. One that is copied is one stretch."""
+    """Consecutive bytes of the new TAR object: one stretch that the store copies, then some that are fetched.
 
-    stretches: tuple[Stretch, ...]
-    fetched: bool
+    One that has both is a joint: it is made as an object of its own first, in which what is fetched is the last part.
+    """
+
+    copied: Stretch | None
+    fetched: tuple[Stretch, ...] = ()
+
+    @property
+    def is_joint(self) -> bool:
+        return self.copied is not None and bool(self.fetched)
+
+    @property
+    def stretches(self) -> tuple[Stretch, ...]:
+        return self.fetched if self.copied is None else (self.copied, *self.fetched)
+
+    @property
+    def fetched_length(self) -> int:
+        return sum(each.length for each in self.fetched)
 
     @property
     def length(self) -> int:
@@ -86,31 +103,46 @@ def plan_parts(lengths: Sequence[int], min_copy_size: int) -> list[Part]:
     parts: list[Part] = []
     loose: list[Stretch] = []
     for source, length in enumerate(lengths):
-        whole = source in merged or length < min_copy_size
-        head = length if whole else _head(sum(each.length for each in loose), length, min_copy_size)
-        if head:
-            loose.append(Stretch(source, 0, head))
+        if source in merged or length < min_copy_size:
+            loose.append(Stretch(source, 0, length))
+            continue
+        head = 0
+        if 0 < sum(each.length for each in loose) < min_copy_size:
+            if parts:
+                parts[-1:] = _join(parts[-1], loose, min_copy_size)
+                loose = []
+            else:
+                head = _head(sum(each.length for each in loose), length, min_copy_size)
+                loose.append(Stretch(source, 0, head))
         if head < length:
             if loose:
-                parts.append(Part(tuple(loose), fetched=True))
+                parts.append(Part(None, tuple(loose)))
                 loose = []
-            parts.append(Part((Stretch(source, head, length),), fetched=False))
+            parts.append(Part(Stretch(source, head, length)))
     if loose:
-        parts.append(Part(tuple(loose), fetched=True))
+        parts.append(Part(None, tuple(loose)))
     return parts
 
 
+def _join(before: Part, loose: Sequence[Stretch], min_copy_size: int) -> list[Part]:
+    """Return the parts for a copy and what is `loose` behind it: as little of the copy as possible is made twice."""
+    assert before.copied is not None, "what is behind fetched bytes is loose with them, or a copy"
+    whole = before.copied
+    if whole.length < 2 * min_copy_size:
+        return [Part(whole, tuple(loose))]
+    cut = whole.end - min_copy_size
+    return [Part(replace(whole, end=cut)), Part(replace(whole, start=cut), tuple(loose))]
+
+
 def _head(loose: int, length: int, min_copy_size: int) -> int:
-    """Return how much of a source has to be fetched, for `loose` bytes before it to make up a part."""
-    if loose == 0 or loose >= min_copy_size:
-        return 0
+    """Return how much of the first large source has to be fetched, for `loose` bytes before it to make up a part."""
     head = -(-(min_copy_size - loose) // CHECKSUM_BLOCK_SIZE) * CHECKSUM_BLOCK_SIZE
     return head if length - head >= min_copy_size else length
 
 
 def measure_work(parts: Sequence[Part]) -> Work:
     """Return what the parts cost."""
-    fetched = sum(part.length for part in parts if part.fetched)
+    fetched = sum(part.fetched_length for part in parts)
     return Work(sum(part.length for part in parts) - fetched, fetched)
 
 

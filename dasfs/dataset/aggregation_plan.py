@@ -6,6 +6,9 @@ datarange of a higher tier than each of them had, so that a byte is rewritten at
 its life when it came in a datarange below 128 KiB, once when it came in one of 32 MiB or more. Full ones are made when
 there is enough for the whole target. A backlog is joined at once, without going through the tiers.
 
+Small ones at the start of a step cost bytes of the large one behind them (see `dasfs.dataset.aggregation_parts`), so a
+step begins with a large one where it can. Small ones before it wait for a step that begins further to the left.
+
 Source: size-tiered compaction of log-structured merge trees, with the order of the numbers kept.
 """
 
@@ -15,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dasfs.dataset.aggregation_parts import MERGE_BELOW
 from dasfs.dataset.model import Datarange
 from dasfs.errors import InvalidInput
 from dasfs.formats.join import joined_size
@@ -104,7 +108,7 @@ def plan_range(dataranges: Sequence[Datarange], target_size: int | None = None) 
             hint="aggregate the numbers before and behind it on their own",
         )
     groups = _fill(dataranges, MAX_NUMBER if target_size is None else target_size, len(dataranges))
-    return [Plan(group) for group in groups if len(group) > 1]
+    return [Plan(group.dataranges) for group in groups if len(group.dataranges) > 1]
 
 
 def split_at_gaps(dataranges: Sequence[Datarange]) -> list[list[Datarange]]:
@@ -140,42 +144,74 @@ class _Planner:
     def _plan_stretch(self, stretch: Sequence[Datarange], tier: int) -> Iterator[Plan]:
         """Yield the plans for neighbours that are all below `tier`: one that reaches it, or those of lower tiers."""
         is_top = tier == len(self._boundaries)
+        lead = 0 if is_top else _count_small_before_large(stretch)
+        if lead:
+            yield from self._plan_stretch(stretch[:lead], tier)
+            stretch = stretch[lead:]
         threshold = self._policy.target_size if is_top else self._boundaries[tier - 1]
         left = _data_size(stretch)
         start = 0
         for group in _fill(stretch, self._policy.target_size, self._policy.max_sources):
             if left < threshold or not self._is_worth_it(group):
                 break
-            yield Plan(group)
-            left -= _data_size(group)
-            start += len(group)
+            yield Plan(group.dataranges)
+            left -= _data_size(group.dataranges)
+            start += len(group.dataranges)
         yield from self._plan_below(stretch[start:], tier - 1)
 
-    def _is_worth_it(self, group: Sequence[Datarange]) -> bool:
+    def _is_worth_it(self, group: "_Group") -> bool:
         """Return whether joining lifts every byte into a higher tier, or makes a great many into one."""
-        if len(group) < 2:
+        sizes = [each.tar_size for each in group.dataranges]
+        if len(sizes) < 2:
             return False
-        highest = max(self._tier(each.tar_size) for each in group)
-        result = self._tier(joined_size([each.tar_size for each in group]))
-        return result > highest or len(group) == self._policy.max_sources
+        return group.is_long or self._tier(joined_size(sizes)) > max(map(self._tier, sizes))
 
     def _tier(self, size: int) -> int:
         return bisect_right(self._boundaries, size)
 
 
-def _fill(dataranges: Sequence[Datarange], target_size: int, max_sources: int) -> Iterator[tuple[Datarange, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Neighbours that fit one step. `is_long` when there are about as many as a step may have."""
+
+    dataranges: tuple[Datarange, ...]
+    is_long: bool
+
+
+def _fill(dataranges: Sequence[Datarange], target_size: int, max_sources: int) -> Iterator[_Group]:
     """Yield neighbours in groups, each as many as fit the target; one that is larger stands alone."""
-    group: list[Datarange] = []
-    size = len(END_OF_ARCHIVE)
-    for each in dataranges:
+    start, size = 0, len(END_OF_ARCHIVE)
+    for end, each in enumerate(dataranges):
         added = each.tar_size - len(END_OF_ARCHIVE)
-        if group and (size + added > target_size or len(group) == max_sources):
-            yield tuple(group)
-            group, size = [], len(END_OF_ARCHIVE)
-        group.append(each)
+        while end > start and ((is_long := end - start == max_sources) or size + added > target_size):
+            cut = _cut_before_large(dataranges, start, end) if is_long else end
+            yield _Group(tuple(dataranges[start:cut]), is_long)
+            size -= _data_size(dataranges[start:cut])
+            start = cut
         size += added
-    if group:
-        yield tuple(group)
+    if start < len(dataranges):
+        yield _Group(tuple(dataranges[start:]), len(dataranges) - start == max_sources)
+
+
+def _cut_before_large(dataranges: Sequence[Datarange], start: int, end: int) -> int:
+    """Return where a step from `start` that has to stop at `end` leaves the next one a large datarange to begin with.
+
+    In its second half, so that steps stay long; `end` where there is none.
+    """
+    for cut in range(end, start + (end - start) // 2, -1):
+        if _is_large(dataranges[cut]):
+            return cut
+    return end
+
+
+def _count_small_before_large(dataranges: Sequence[Datarange]) -> int:
+    """Return how many small dataranges precede the first large one; 0 where there is none."""
+    return next((count for count, each in enumerate(dataranges) if _is_large(each)), 0)
+
+
+def _is_large(datarange: Datarange) -> bool:
+    """Return whether a store copies a datarange by itself."""
+    return _data_size([datarange]) >= MERGE_BELOW
 
 
 def _data_size(dataranges: Sequence[Datarange]) -> int:

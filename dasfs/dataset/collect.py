@@ -3,7 +3,7 @@
 What may go: dataranges that the head snapshot does not name, 24 h after they were removed and 7 days after
 their last object was written when they were never committed; checkpoints but for the last three; commits
 that all three cover, 90 days after they were written; uploads that were begun more than 7 days ago and
-never finished.
+never finished; and, as old, objects that are needed for a moment only.
 
 What stays: everything whose key is not understood; and dataranges without a manifest that were never
 committed, unless a newer live one covers them: dasfs writes manifests first, so these are datas3t's, and an
@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from dasfs.dataset.exclusive import PROBE
+from dasfs.dataset.joints import JOINT
 from dasfs.dataset.listing import Listing, covers, group_objects
 from dasfs.dataset.log import CommitLog
 from dasfs.dataset.model import Commit, Snapshot
@@ -172,13 +173,13 @@ def collect(store: Store, dataset: str, *, grace: Grace | None = None, dry_run: 
     garbage = [
         *plan_dataranges(snapshot, removed, listing, now, grace),
         *_checked(log, plan_log(log.keys, objects, now, grace)),
-        *_plan_probes(log.keys, objects, now, grace),
+        *_plan_passing(log.keys, objects, now, grace),
     ]
     unknown = _count_unknown(log.keys, objects, {each.key for each in garbage})
     if dry_run:
         return CollectReport(tuple(garbage), unknown, 0)
     deleted = _delete(log, snapshot, garbage)
-    aborted = store.abort_uploads(log.keys.dataranges, before=now - grace.uncommitted)
+    aborted = store.abort_uploads(log.keys.root, before=now - grace.uncommitted)
     return CollectReport(tuple(deleted), unknown, aborted)
 
 
@@ -202,9 +203,11 @@ def _list(store: Store, keys: DatasetKeys) -> tuple[datetime, list[ObjectInfo]]:
     return own[0].modified, [info for info in objects if info is not own[0]]
 
 
-def _plan_probes(keys: DatasetKeys, objects: Iterable[ObjectInfo], now: datetime, grace: Grace) -> Iterator[Garbage]:
+def _plan_passing(keys: DatasetKeys, objects: Iterable[ObjectInfo], now: datetime, grace: Grace) -> Iterator[Garbage]:
+    """Yield what is needed for a moment only, where somebody was killed in it."""
+    passing = (keys.root + PROBE, keys.root + JOINT)
     for info in objects:
-        if info.key.startswith(keys.root + PROBE) and now - info.modified >= grace.uncommitted:
+        if info.key.startswith(passing) and now - info.modified >= grace.uncommitted:
             yield Garbage(info.key, info.size, "left over")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from dasfs.dataset.history import Reached
 from dasfs.dataset.listing import foreign_snapshot
 from dasfs.dataset.log import CommitLog
 from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
@@ -54,23 +55,25 @@ class Dataset:
         self.name = name
         self.keys = self.log.keys
 
-    def snapshot(self, known: Snapshot | None = None, *, confirm: bool = False) -> Snapshot:
+    def snapshot(
+        self, known: Snapshot | None = None, *, confirm: bool = False, reached: Reached | None = None
+    ) -> Snapshot:
         """Return the newest snapshot: by the log, or by rule (revision 0) where datas3t wrote it.
 
-        `known` and `confirm` are those of `History.replay`. Raises `NotFound` when there is no such dataset,
+        `known`, `confirm` and `reached` are those of `History.replay`. Raises `NotFound` when there is no such dataset,
         and what `CommitLog.head` raises.
         """
-        snapshot = self.log.replay(known, confirm=confirm)
+        snapshot = self.log.replay(known, confirm=confirm, reached=reached)
         if snapshot.revision == 0:
             snapshot = foreign_snapshot(self.store, self.name) or snapshot
         return self.log.check_live(snapshot)
 
-    def writable(self) -> Snapshot:
-        """Return the newest snapshot, to which a commit can be added.
+    def writable(self, known: Snapshot | None = None, *, reached: Reached | None = None) -> Snapshot:
+        """Return the newest snapshot, to which a commit can be added; the arguments are those of `History.replay`.
 
         Raises `InvalidInput` for a dataset that has no log, and else as `snapshot` does.
         """
-        snapshot = self.snapshot()
+        snapshot = self.snapshot(known, reached=reached)
         if snapshot.revision == 0:
             raise InvalidInput(
                 f"dataset {self.name} has no log: datas3t wrote it",

@@ -10,19 +10,21 @@ again from the checkpoint.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from dasfs.dataset.codec import decode_checkpoint, decode_commit, encode_checkpoint
 from dasfs.dataset.model import Commit, Snapshot, apply, nothing
-from dasfs.errors import Corrupt, DasfsError, NotFound, Unsupported
+from dasfs.errors import Corrupt, DasfsError, NotFound, StoreUnavailable, Unsupported
 from dasfs.names import DatasetKeys, Revision, check_dataset_name
 from dasfs.stores.base import Store
 
 CHECKPOINT_INTERVAL: Final = 100
 # Commits are small; eight at once hide the latency of a store without taking its connections from readers.
 FETCH_THREADS: Final = 8
+
+Reached = Callable[[Snapshot], object]
 
 logger = logging.getLogger(__name__)
 
@@ -35,19 +37,22 @@ class History:
         self.dataset = check_dataset_name(dataset)
         self.keys = DatasetKeys(dataset)
 
-    def replay(self, known: Snapshot | None = None, *, confirm: bool = False) -> Snapshot:
+    def replay(
+        self, known: Snapshot | None = None, *, confirm: bool = False, reached: Reached | None = None
+    ) -> Snapshot:
         """Return the newest snapshot, also of a dataset that was deleted; revision 0 where there is no log.
 
         With `known`, one small request, and `known` itself, when nothing is new. `confirm` reads the commit of
-        that revision too: what was known long ago may be of a log that another one has replaced since. Raises
+        that revision too: what was known long ago may be of a log that another one has replaced since. `reached`
+        is told how far it came where the store fails halfway: with that as `known`, the next call goes on. Raises
         `Corrupt` for a hole, a damaged commit, or a log that ends before `known`, and `Unsupported` for a log
         that a newer dasfs wrote.
         """
         if known is not None and known.revision > 0:
-            snapshot = self._catch_up(known, confirm=confirm)
+            snapshot = self._catch_up(known, confirm=confirm, reached=reached)
             if snapshot is not None:
                 return snapshot
-        snapshot = self._from_checkpoint()
+        snapshot = self._from_checkpoint(reached)
         if known is not None and _is_behind(snapshot, known):
             raise Corrupt(
                 f"the log of {self.dataset} ends at revision {snapshot.revision}, "
@@ -121,7 +126,7 @@ class History:
             raise Corrupt(f"{key}: it says that it is revision {commit.revision}")
         return commit
 
-    def _catch_up(self, known: Snapshot, *, confirm: bool) -> Snapshot | None:
+    def _catch_up(self, known: Snapshot, *, confirm: bool, reached: Reached | None) -> Snapshot | None:
         """Return the newest snapshot from `known` and the commits after it; None when they don't follow on.
 
         The listing starts at the known revision itself: if that is gone, the log was collected, emptied or
@@ -133,17 +138,29 @@ class History:
                 return None
             if confirm and self._read_listed(known.revision).commit_id != known.commit_id:
                 return None
-            return apply(known, *self._fetch(revisions[1:]))
+            return self._follow(known, revisions[1:], reached)
         except Corrupt:
             return None  # what `known` says may be the wrong part; reading from scratch decides
 
-    def _from_checkpoint(self) -> Snapshot:
+    def _from_checkpoint(self, reached: Reached | None) -> Snapshot:
         """Return the newest snapshot from the newest usable checkpoint and the commits after it."""
         snapshot = self._load_checkpoint(self.list_checkpoints())
         revisions = self._list_revisions(snapshot.revision)
         if revisions and revisions[0] != snapshot.revision + 1:
             raise self._hole(snapshot.revision + 1)
-        return apply(snapshot, *self._fetch(revisions))
+        return self._follow(snapshot, revisions, reached)
+
+    def _follow(self, snapshot: Snapshot, revisions: Sequence[Revision], reached: Reached | None) -> Snapshot:
+        """Return the snapshot that listed commits make of `snapshot`; tell `reached` what the first of them make."""
+        commits: list[Commit] = []
+        try:
+            for commit in self._fetch(revisions):
+                commits.append(commit)  # noqa: PERF402 - those before an error count
+        except StoreUnavailable:
+            if reached is not None and commits:
+                reached(apply(snapshot, *commits))
+            raise
+        return apply(snapshot, *commits)
 
     def _load_checkpoint(self, revisions: Sequence[Revision]) -> Snapshot:
         """Return the newest of these checkpoints that is usable, or revision 0."""
@@ -180,13 +197,14 @@ class History:
             revisions.append(revision)
         return revisions
 
-    def _fetch(self, revisions: Sequence[Revision]) -> list[Commit]:
-        """Read commits that were just listed, several at a time."""
+    def _fetch(self, revisions: Sequence[Revision]) -> Iterator[Commit]:
+        """Yield commits that were just listed, in order; several are read at a time."""
         if len(revisions) < 2:
-            return [self._read_listed(revision) for revision in revisions]
+            yield from map(self._read_listed, revisions)
+            return
         pool = ThreadPoolExecutor(min(FETCH_THREADS, len(revisions)), thread_name_prefix="dasfs-log")
         try:
-            return list(pool.map(self._read_listed, revisions))
+            yield from pool.map(self._read_listed, revisions)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -196,7 +214,7 @@ class History:
     def _fetch_kept(self, revisions: Sequence[Revision], after: int) -> list[Commit] | None:
         """Read commits that `_list_kept(after)` began with; None when some of them were collected since then."""
         try:
-            return self._fetch(revisions)
+            return list(self._fetch(revisions))
         except Corrupt:
             if self._list_kept(after)[:1] == list(revisions[:1]):
                 raise

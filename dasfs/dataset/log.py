@@ -21,7 +21,7 @@ from typing import Final
 
 from dasfs.dataset.codec import encode_commit
 from dasfs.dataset.exclusive import probe_conditional_put, put_new
-from dasfs.dataset.history import CHECKPOINT_INTERVAL, History
+from dasfs.dataset.history import CHECKPOINT_INTERVAL, History, Reached
 from dasfs.dataset.listing import choose_live, list_dataranges
 from dasfs.dataset.model import Change, Commit, Configuration, Operation, Snapshot, apply, make_commit
 from dasfs.errors import AlreadyExists, Conflict, DasfsError, InvalidInput, NotFound, StoreUnavailable
@@ -43,12 +43,12 @@ class CommitLog(History):
         super().__init__(store, dataset)
         self._deadline_s = deadline_s
 
-    def head(self, known: Snapshot | None = None) -> Snapshot:
+    def head(self, known: Snapshot | None = None, *, reached: Reached | None = None) -> Snapshot:
         """Return the newest snapshot. With `known`, one small request when nothing is new.
 
-        Raises `NotFound` when there is no such dataset, or no longer; else as `replay` does.
+        Raises `NotFound` when there is no such dataset, or no longer; else as `replay` does, of which is `reached`.
         """
-        return self.check_live(self.replay(known))
+        return self.check_live(self.replay(known, reached=reached))
 
     def check_live(self, snapshot: Snapshot) -> Snapshot:
         """Return `snapshot`; raise `NotFound` for one of a dataset that was deleted or never there."""

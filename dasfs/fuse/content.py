@@ -27,7 +27,7 @@ from dasfs.errors import Corrupt, DasfsError, NotFound, ObjectChanged
 from dasfs.formats.compression import MAX_COMPRESSIBLE, Codec, decompress
 from dasfs.fuse.inodes import Inode
 from dasfs.fuse.prefetch import ReadAhead
-from dasfs.fuse.tree import Located, Tree
+from dasfs.fuse.tree import MAX_MOVES, Located, Tree
 from dasfs.names import DatarangeId, DatasetKeys
 from dasfs.stores.base import Store
 
@@ -51,14 +51,15 @@ class Piece:
 
 
 class OpenFile:
-    """An open datapoint. `base` is where its datarange starts when the dataset's are laid end to end."""
+    """An open datapoint. `base` is where its datarange starts in the `layout` of its snapshot."""
 
-    __slots__ = ("base", "located", "pieces")
+    __slots__ = ("base", "layout", "located", "pieces")
 
-    def __init__(self, located: Located, pieces: tuple[Piece, ...], base: int) -> None:
+    def __init__(self, located: Located, pieces: tuple[Piece, ...], layout: "Layout") -> None:
         self.located = located
         self.pieces = pieces
-        self.base = base
+        self.layout = layout
+        self.base = layout.base(located.datarange)
 
 
 class Layout:
@@ -67,6 +68,10 @@ class Layout:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.starts = (0, *accumulate(datarange.tar_size for datarange in snapshot.dataranges))
+
+    @property
+    def total(self) -> int:
+        return self.starts[-1]
 
     def base(self, datarange: Datarange) -> int:
         place = bisect_right(self.snapshot.dataranges, datarange.first, key=lambda each: each.first) - 1
@@ -153,14 +158,14 @@ class Content:
             layout = self._layouts[located.snapshot.dataset] = Layout(located.snapshot)
         record = located.record
         start, end = record.content_offset, record.content_offset + record.stored_size
-        return OpenFile(
-            located, self._pieces(located.snapshot, located.view, start, end), layout.base(located.datarange)
-        )
+        return OpenFile(located, self._pieces(located.snapshot, located.view, start, end), layout)
 
     def read_cached(self, file: OpenFile, offset: int, size: int) -> bytes | None:
         """Return `size` bytes from `offset` (fewer at the end), or None where that needs waiting."""
         record = file.located.record
         if record.codec is not Codec.NONE:
+            if offset == 0:
+                self._read_ahead(file, record.content_offset, record.content_offset + record.stored_size)
             data = self._whole.get(file.located.inode)
             return None if data is None else data[offset : offset + size]
         start = record.content_offset + offset
@@ -179,11 +184,14 @@ class Content:
         Raises `Corrupt`, `StoreUnavailable`, and `ObjectChanged` when the datapoint is not what it was at
         `open`.
         """
-        try:
-            return await self._read(file, offset, size)
-        except (NotFound, ObjectChanged) as error:
-            await self._move_on(file, error)
-            return await self._read(file, offset, size)
+        for _ in range(MAX_MOVES):
+            located = file.located
+            try:
+                return await self._read(file, offset, size)
+            except (NotFound, ObjectChanged) as error:
+                if file.located is located:  # else another reader of this file moved it meanwhile
+                    await self._move_on(file, error)
+        return await self._read(file, offset, size)
 
     def forget(self, inode: Inode) -> None:
         """Drop what is kept of a datapoint that was deleted."""
@@ -256,10 +264,13 @@ class Content:
         )
         if located.snapshot.dataset_id != before.snapshot.dataset_id or not same:
             raise ObjectChanged(f"{before.name} of {before.snapshot.dataset} was written anew") from error
-        if located.datarange.id == before.datarange.id:
+        key = DatasetKeys(located.snapshot.dataset).tar(located.datarange.id)
+        if located.datarange.id == before.datarange.id and all(each.segment.tar_key == key for each in file.pieces):
             raise Corrupt(f"{before.snapshot.dataset} {before.datarange.id}: {error}") from error
+        # Who read ahead by an older snapshot may have let the segments read from an older object since.
+        self._pieces_of.pop((located.snapshot.dataset_id, located.datarange.id), None)
         moved = self._make_file(located)
-        file.located, file.pieces, file.base = located, moved.pieces, moved.base
+        file.located, file.pieces, file.layout, file.base = located, moved.pieces, moved.layout, moved.base
 
     def _pieces(self, snapshot: Snapshot, view: ManifestView, start: int, end: int) -> tuple[Piece, ...]:
         """Return the pieces of a TAR object that hold `[start, end)`."""
@@ -283,25 +294,30 @@ class Content:
         return pieces[first : bisect_left(pieces, end, key=_start)]
 
     def _read_ahead(self, file: OpenFile, start: int, end: int) -> None:
-        dataset = file.located.snapshot.dataset
+        """Take note of a read of `[start, end)` in its TAR object, and begin to fetch what that makes worth it."""
+        dataset, record, layout, base = file.located.snapshot.dataset, file.located.record, file.layout, file.base
         ahead = self._ahead.get(dataset)
         if ahead is None:
             ahead = self._ahead[dataset] = ReadAhead()
-        stretch = ahead.note(file.base + start, file.base + end)
+        first = base + record.content_offset
+        stretch = ahead.note(base + start, base + end, first, first + record.stored_size)
         if stretch is not None:
-            layout = self._layouts[dataset]
+            self._nursery.start_soon(self._fetch_ahead, layout, *stretch)
+        stretch = ahead.fill(layout.total, self._blocks.capacity)
+        if stretch is not None:
             self._nursery.start_soon(self._fetch_ahead, layout, *stretch)
 
     async def _fetch_ahead(self, layout: Layout, start: int, end: int) -> None:
-        for datarange, first, last in layout.stretches(start, end):
-            try:
+        try:
+            for datarange, first, last in layout.stretches(start, end):
                 view = await self._catalog.view(layout.snapshot, datarange)
                 for piece in self._pieces(layout.snapshot, view, first, last):
                     begin, stop = max(first, piece.start), min(last, piece.end)
-                    await self._blocks.prefetch(piece.segment, begin - piece.start, stop - piece.start)
-            except DasfsError as error:
-                log.debug("reading ahead in %s failed: %s", layout.snapshot.dataset, error)
-                return
+                    self._nursery.start_soon(
+                        self._blocks.prefetch, piece.segment, begin - piece.start, stop - piece.start
+                    )
+        except DasfsError as error:
+            log.debug("reading ahead in %s failed: %s", layout.snapshot.dataset, error)
 
 
 def _start(piece: Piece) -> int:

@@ -24,6 +24,8 @@ Inode = NewType("Inode", int)
 ROOT: Final = Inode(1)  # FUSE's own constant
 CONTROL_DIRECTORY: Final = Inode(2)
 STATUS_FILE: Final = Inode(3)
+METRICS_FILE: Final = Inode(4)
+OWN_FILES: Final = frozenset({STATUS_FILE, METRICS_FILE})
 
 _NUMBER_BITS: Final = 48
 _NUMBER_MASK: Final = (1 << _NUMBER_BITS) - 1

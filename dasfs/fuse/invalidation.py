@@ -21,7 +21,7 @@ from dasfs.cache.catalog import Catalog
 from dasfs.cache.index import IndexCache
 from dasfs.cache.pages import PAGE_RECORDS
 from dasfs.dataset.model import Datarange, Snapshot
-from dasfs.errors import DasfsError, StoreUnavailable
+from dasfs.errors import DasfsError, ObjectChanged, StoreUnavailable
 from dasfs.fuse.content import Content
 from dasfs.fuse.inodes import ROOT, Inode, Lives
 from dasfs.fuse.tree import Tree
@@ -82,7 +82,8 @@ class Invalidator:
     async def prepare(self, before: Snapshot, after: Snapshot) -> "Invalidation":
         """Return what has to be done when `after` is shown instead of `before`.
 
-        Fetches the manifests of what stands where something else stood. Raises `StoreUnavailable`.
+        Fetches the manifests of what stands where something else stood. Raises `StoreUnavailable`, and `ObjectChanged`
+        when `after` is not the newest any more and its manifests are gone.
         """
         stretches = []
         for datarange in replaced(before, after):
@@ -125,7 +126,7 @@ class Invalidator:
                 for number in range(max(first, datarange.first), min(last, datarange.last) + 1):
                     record = self._index.record(view, number - datarange.first)
                     found[number] = _Content(record.true_size, record.mtime, record.crc32, record.extension)
-            except StoreUnavailable:
+            except (StoreUnavailable, ObjectChanged):
                 raise
             except DasfsError as error:
                 log.debug("the manifest of %s %s: %s", snapshot.dataset, datarange.id, error)

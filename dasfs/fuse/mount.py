@@ -25,15 +25,19 @@ from dasfs.cache.catalog import Catalog
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.index import IndexCache
 from dasfs.cache.remote import Remote
+from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
 from dasfs.fuse.content import Content
+from dasfs.fuse.door import open_door
 from dasfs.fuse.invalidation import Invalidator
-from dasfs.fuse.mountpoint import check_outside, prepare
+from dasfs.fuse.mountpoint import check, check_outside, prepare
 from dasfs.fuse.operations import Operations, Ownership
 from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Tree
 from dasfs.fuse.tuning import raise_limits
 from dasfs.fuse.waiting import stay_awake
+from dasfs.metrics import RequestCounts
+from dasfs.notify import Notifier
 from dasfs.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -59,20 +63,26 @@ class MountOptions:
     allow_other: bool = False
     dataset: str | None = None
     replace: bool = False
+    # Where metrics are served, beside `.dasfs/metrics`.
+    metrics: Address | None = None
 
 
-def run_mount(store: Store, options: MountOptions, *, ready: Callable[[], None]) -> None:
+def run_mount(
+    store: Store, options: MountOptions, *, ready: Callable[[], None], notifier: Notifier | None = None
+) -> None:
     """Mount `store` and serve it until it is unmounted or the process is told to end.
 
-    `ready` is called once the mount answers. Raises what `prepare`, the cache directory and the store's check
-    raise before anything is mounted, and `DasfsError` where the kernel refuses.
+    `ready` is called, and `notifier` told, once the mount answers. Raises what `prepare`, the cache directory and the
+    store's check raise before anything is mounted, and `DasfsError` where the kernel refuses.
     """
-    mountpoint = prepare(options.mountpoint, replace=options.replace)
+    notifier = notifier or Notifier()
+    mountpoint = check(options.mountpoint, replace=options.replace)
     check_outside(options.cache_directory, mountpoint, "the cache directory")
+    notifier.status(f"asking {store.url}")
     store.check()
     with CacheDirectory.open(options.cache_directory, mount_point=mountpoint) as directory:
         try:
-            trio.run(_serve, store, directory, mountpoint, options, ready)
+            trio.run(_serve, store, directory, mountpoint, options, ready, notifier)
         except BaseExceptionGroup as group:
             raise find_cause(group) from None
 
@@ -89,7 +99,12 @@ def find_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def _serve(
-    store: Store, directory: CacheDirectory, mountpoint: str, options: MountOptions, ready: Callable[[], None]
+    store: Store,
+    directory: CacheDirectory,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    notifier: Notifier,
 ) -> None:
     index = IndexCache(directory.path("index.sqlite"))
     try:
@@ -106,18 +121,23 @@ async def _serve(
             tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset)
             content = Content(nursery, store, remote, tree, catalog, blocks)
             catalog.subscribe(Invalidator(tree, content, catalog, index).prepare)
-            status = Status(store.url, mountpoint, _shown(options), catalog, blocks)
+            requests = store.requests or RequestCounts()
+            status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests)
             operations = Operations(tree, content, status, index, options.ownership, deadline_s=options.deadline_s)
             # Before there is a mount, so that no signal can leave a dead one behind.
-            with trio.open_signal_receiver(*SIGNALS) as signals:
+            with (
+                trio.open_signal_receiver(*SIGNALS) as signals,
+                open_door(options.metrics, status, operations.requests),
+            ):
                 _mount(operations, store.url, mountpoint, options)
                 try:
                     if not stay_awake():
                         log.debug("every wait for a request sleeps")
                     nursery.start_soon(catalog.run)
-                    nursery.start_soon(_announce, mountpoint, ready)
+                    nursery.start_soon(_announce, mountpoint, ready, notifier, status)
                     await _serve_requests(signals)
                 finally:
+                    notifier.stopping()
                     pyfuse3.close(unmount=True)
                     nursery.cancel_scope.cancel()
     finally:
@@ -125,6 +145,8 @@ async def _serve(
 
 
 def _mount(operations: Operations, source: str, mountpoint: str, options: MountOptions) -> None:
+    # Not before all else is there: what stays dead meanwhile nobody takes for an empty directory.
+    prepare(mountpoint, replace=options.replace)
     fuse_options = set(pyfuse3.default_options)
     fuse_options |= {f"fsname={source.replace(',', '%2C')}", "subtype=dasfs", "ro", "noatime"}
     if options.allow_other:
@@ -160,11 +182,20 @@ async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         scope.cancel()
 
 
-async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
-    """Say that the mount is ready once it answers a stat, which must come from another thread."""
+async def _announce(mountpoint: str, ready: Callable[[], None], notifier: Notifier, status: Status) -> None:
+    """Say that the mount is ready once it answers a stat, which must come from another thread; and that it still is."""
     await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     await trio.to_thread.run_sync(raise_limits, mountpoint, abandon_on_cancel=True)
     ready()
+    notifier.ready()
+    # A thread of its own: others may all be waiting for the store.
+    threads = trio.CapacityLimiter(1)
+
+    async def prove() -> None:
+        # Asks the mount each time, as a reader does, so that it is the serving of requests that is proven.
+        await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True, limiter=threads)
+
+    await notifier.run(status.describe, prove)
 
 
 def _dump_tasks() -> None:

@@ -32,13 +32,23 @@ def find_mount(path: str) -> Mounted | None:
 
     Asks the kernel, not the mount, which may be dead.
     """
+    return _mounts().get(path)
+
+
+def own_mounts() -> list[Mounted]:
+    """Return the mounts of dasfs that this process can see, by path. None of them is touched."""
+    return sorted((each for each in _mounts().values() if each.file_system == FILE_SYSTEM), key=lambda each: each.path)
+
+
+def _mounts() -> dict[str, Mounted]:
+    """Return what is mounted at each path: the uppermost."""
+    found = {}
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        found = None
         for line in file:
             before, _, after = line.rstrip("\n").partition(" - ")
             fields, (file_system, source, *_) = before.split(" "), after.split(" ")
-            if _unescape(fields[4]) == path:
-                found = Mounted(path, file_system, _unescape(source), fields[2])
+            path = _unescape(fields[4])
+            found[path] = Mounted(path, file_system, _unescape(source), fields[2])
     return found
 
 
@@ -51,20 +61,26 @@ def is_dead(path: str) -> bool:
     return False
 
 
-def prepare(path: str, *, replace: bool) -> str:
-    """Return the absolute path of an empty directory to mount at.
+def prepare(path: str, *, replace: bool) -> None:
+    """Make sure that a mount can stand at `path`: take away a dead one with `replace`. Raises what `check` raises."""
+    if replace and is_dead(path):
+        unmount(path)
+    check(path, replace=False)
 
-    With `replace`, a dead mount is taken away first. Raises `NotFound`, `InvalidInput` (a file, or not
-    empty), `AlreadyExists` (a mount stands there).
+
+def check(path: str, *, replace: bool) -> str:
+    """Return the absolute path of an empty directory to mount at, or with `replace` of a dead mount.
+
+    Raises `NotFound`, `InvalidInput` (a file, or not empty), `AlreadyExists` (a mount stands there).
     """
     path = os.path.realpath(path)
     if is_dead(path):
-        if not replace:
-            raise AlreadyExists(
-                f"a mount stands at {path} whose process is gone",
-                hint=f"use --replace, or run: dasfs umount {path}",
-            )
-        unmount(path)
+        if replace:
+            return path
+        raise AlreadyExists(
+            f"a mount stands at {path} whose process is gone",
+            hint=f"use --replace, or run: dasfs umount {path}",
+        )
     try:
         os.stat(path)
         mounted = find_mount(path)

@@ -16,6 +16,7 @@ import os
 import stat
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
@@ -26,7 +27,8 @@ from dasfs.errors import DasfsError, NotFound, ObjectChanged
 from dasfs.formats.manifest import RECORD, RECORD_SIZE
 from dasfs.fuse.complaints import Complaints
 from dasfs.fuse.content import Content, OpenFile
-from dasfs.fuse.inodes import ROOT, STATUS_FILE
+from dasfs.fuse.inodes import METRICS_FILE, OWN_FILES, ROOT, Inode
+from dasfs.fuse.metrics import Requests, render_metrics
 from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Attributes, ListedPage, Listing, Tree, datapoint_attributes
 from dasfs.fuse.xattrs import XATTR_PREFIX, describe
@@ -41,6 +43,8 @@ LONG_S: Final = 3600.0
 # "Not there" may become "there" with the next commit.
 NEGATIVE_S: Final = 1.0
 BLOCK_SIZE: Final = 512  # of st_blocks, fixed by POSIX
+# The handlers that are measured, in the order in which they stand below.
+_MEASURED: Final[list[str]] = []
 PREFERRED_IO: Final = 128 << 10  # st_blksize: what cp and cat read at once, and the largest FUSE request by default
 
 
@@ -72,24 +76,33 @@ class _Text:
 def _translated(
     handler: "Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]",
 ) -> "Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]":
-    """Let only `FUSEError` out of a handler."""
+    """Let only `FUSEError` out of a handler, and measure how long it takes, which costs 0.3 µs."""
+    place = len(_MEASURED)
+    _MEASURED.append(handler.__name__)
 
     @functools.wraps(handler)
     async def guarded(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        begun = perf_counter()
         try:
             return await handler(self, *args, **kwargs)
-        except pyfuse3.FUSEError:
+        except pyfuse3.FUSEError as error:
+            self.requests.fail(place, error.errno)
             raise
         except DasfsError as error:
             if error.errno_value not in (errno.ENOENT, errno.ESTALE):
                 self.complaints.add(handler.__name__, error)
+            self.requests.fail(place, error.errno_value)
             raise pyfuse3.FUSEError(error.errno_value) from error
         except trio.TooSlowError as error:
             self.complaints.add(handler.__name__, "not done within the deadline")
+            self.requests.fail(place, errno.ETIMEDOUT)
             raise pyfuse3.FUSEError(errno.ETIMEDOUT) from error
         except Exception as error:
             log.exception("unexpected error in %s", handler.__name__)
+            self.requests.fail(place, errno.EIO)
             raise pyfuse3.FUSEError(errno.EIO) from error
+        finally:
+            self._observe[place](perf_counter() - begun)
 
     return guarded
 
@@ -112,6 +125,8 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         super().__init__()
         self.complaints = Complaints(log)
+        self.requests = Requests(_MEASURED)
+        self._observe = [each.observe for each in self.requests.latencies]
         self._tree = tree
         self._content = content
         self._status = status
@@ -141,8 +156,8 @@ class Operations(pyfuse3.Operations):
         located = self._tree.peek(inode)
         if located is not None:
             return self._entry(datapoint_attributes(located))
-        if inode == STATUS_FILE:
-            return self._entry(self._tree.status_attributes())
+        if inode in OWN_FILES:
+            return self._entry(self._tree.own_attributes(Inode(inode)))
         try:
             with trio.fail_after(self._deadline_s):
                 return self._entry(await self._tree.attributes(inode))
@@ -187,8 +202,8 @@ class Operations(pyfuse3.Operations):
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND):
             raise pyfuse3.FUSEError(errno.EROFS)
         handle = next(self._next_handle)
-        if inode == STATUS_FILE:
-            self._handles[handle] = _Text(self._status.render())
+        if inode in OWN_FILES:
+            self._handles[handle] = _Text(self._own_content(inode))
             # Its size is not known before it is read, so that reads go on to the end whatever stat said.
             return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=True)
         located = self._tree.peek(inode)
@@ -294,6 +309,11 @@ class Operations(pyfuse3.Operations):
 
     # Helpers
 
+    def _own_content(self, inode: int) -> bytes:
+        if inode == METRICS_FILE:
+            return render_metrics(self._status, self.requests, process=False)
+        return self._status.render()
+
     async def _xattrs(self, inode: int) -> dict[bytes, bytes]:
         with trio.fail_after(self._deadline_s):
             return await describe(self._tree, self._status, self._index, inode)
@@ -311,12 +331,13 @@ class Operations(pyfuse3.Operations):
     def _entry(self, found: Attributes) -> pyfuse3.EntryAttributes:
         entry = self._blank(self._directory_mode if found.is_directory else self._file_mode, links=found.links)
         entry.st_ino = pyfuse3.InodeT(found.inode)
-        size = len(self._status.render()) if found.inode == STATUS_FILE else found.size
+        is_own = found.inode in OWN_FILES
+        size = len(self._own_content(found.inode)) if is_own else found.size
         entry.st_size = size
         entry.st_blocks = -(-size // BLOCK_SIZE)
         entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = found.mtime * 1_000_000_000
-        if found.is_directory or found.inode == STATUS_FILE:
-            # A directory's mtime and link count, and the status file's size, change with every commit.
+        if found.is_directory or is_own:
+            # A directory's mtime and link count change with every commit, and what is measured all the time.
             entry.attr_timeout = entry.entry_timeout = NEGATIVE_S
         return entry
 

@@ -1,9 +1,14 @@
-"""Reading ahead: who reads a dataset in order, and what should be fetched before it is asked for.
+"""Reading ahead: what should be fetched before it is asked for, as far as the reads so far tell.
+
+- **A file** that is read from its start is fetched to its end.
+- **In order**: a reader that goes from file to file has a window before it that grows with each advance; a jump
+  starts a new stream, and what was fetched for the old one stays in the block cache.
+- **In random order**, of a dataset that fits the cache: an epoch needs all of it sooner or later, so it is filled
+  up from its start, `FILL_FACTOR` bytes for each that was asked for. A few reads cost little, and an epoch fetches
+  each byte once, in large pieces. A dataset that doesn't fit is left alone: what it pushed out would be fetched again.
 
 The decision is pure and counts in bytes of a dataset's dataranges laid end to end, in number order, so that a
-reader that goes from file to file, over headers and from one TAR object to the next is simply one that goes
-on. A window opens when two reads in a row follow a first, doubles with each advance, and stays ahead of the
-reader; a jump starts a new stream, and what was fetched for the old one stays in the block cache.
+reader that goes over headers and from one TAR object to the next is simply one that goes on.
 
 **Concurrency:** used in the mount's trio thread only; deciding never waits.
 """
@@ -15,16 +20,23 @@ from typing import Final
 MIB: Final = 1 << 20
 # The first window is what one round trip of 20 ms carries on a quick link; the largest keeps eight GETs of 8
 # MiB busy.
-FIRST_WINDOW: Final = 1 * MIB
+FIRST_WINDOW: Final = 2 * MIB
 MAX_WINDOW: Final = 64 * MIB
+# A window that grows like this is the largest after three round trips, one that doubles after five.
+GROWTH: Final = 4
 # How far from where it should be a read may start and still be the same reader: several processes that share
 # the files of one list between them overtake each other by some files. Twice this, times the streams, should
 # be small beside a dataset.
 SLACK: Final = 1 * MIB
-# A read in random order meets a stream by chance now and then, but not twice in a row.
-CONFIRMATIONS: Final = 2
+# The next file of a TAR object begins behind padding and a header; few have as much as PAX records.
+HEADERS: Final = 4096
+# Going to a file nearby happens in random order now and then, but not twice in a row; to the very next hardly ever.
+TRUST: Final = 2
 # Readers in order that are told apart in one dataset.
 MAX_STREAMS: Final = 8
+# After reading a fifth of a dataset at random, all of it is there; who wants a sample pays for four more.
+FILL_FACTOR: Final = 4
+FILL_SIZE: Final = 8 * MIB
 
 
 @dataclass(slots=True)
@@ -33,7 +45,7 @@ class Stream:
 
     position: int
     ahead: int
-    follows: int = 0
+    trust: int = 0
     window: int = 0
 
 
@@ -44,7 +56,7 @@ def follows(stream: Stream, start: int) -> bool:
 
 def next_window(window: int) -> int:
     """Return the window after `window` was used up by half."""
-    return min(max(window * 2, FIRST_WINDOW), MAX_WINDOW)
+    return min(max(window * GROWTH, FIRST_WINDOW), MAX_WINDOW)
 
 
 class ReadAhead:
@@ -54,25 +66,48 @@ class ReadAhead:
         self._streams: OrderedDict[int, Stream] = OrderedDict()
         self._next_key = 0
         self._latest: Stream | None = None
+        self._asked = 0  # bytes that were read in no order
+        self._filled = 0
 
-    def note(self, start: int, end: int) -> tuple[int, int] | None:
-        """Take note of a read of `[start, end)`; return the stretch that should be fetched now, or None."""
+    def note(self, start: int, end: int, first: int, last: int) -> tuple[int, int] | None:
+        """Take note of a read of `[start, end)` in the file `[first, last)`.
+
+        Return the stretch that should be fetched now because of the reads around it, or None.
+        """
         stream = self._latest
         if stream is None or not follows(stream, start):
             stream = self._find(start)
         if stream is None:
-            self._begin(end)
+            stream = self._begin(start)
+        elif start == first and stream.trust < TRUST:
+            stream.trust += TRUST if 0 <= start - stream.position <= HEADERS else 1
+        if stream.trust < TRUST:
+            self._asked += end - start
+        return self._advance(stream, end, last)
+
+    def fill(self, total: int, capacity: int) -> tuple[int, int] | None:
+        """Return the stretch that should be fetched because all of a dataset is read at random, or None.
+
+        `total` is how long the dataset is, `capacity` the size of the cache that it has to fit.
+        """
+        due = self._asked * FILL_FACTOR - self._filled
+        if due < FILL_SIZE or self._filled >= total or total > capacity:
             return None
+        start, self._filled = self._filled, min(self._filled + min(due, MAX_WINDOW), total)
+        return start, self._filled
+
+    def _advance(self, stream: Stream, end: int, last: int) -> tuple[int, int] | None:
+        """Move a stream on to `end`; return what its window should have then, up to `last` while it is not trusted."""
         stream.position = max(stream.position, end)
-        stream.follows += 1
-        if stream.follows < CONFIRMATIONS:
+        if stream.ahead - stream.position > stream.window // 2:
             return None
-        if stream.window and stream.ahead - stream.position > stream.window // 2:
+        limit = stream.position + MAX_WINDOW if stream.trust >= TRUST else last
+        first = max(stream.ahead, end)
+        if first >= limit:
             return None
         stream.window = next_window(stream.window)
-        first = max(stream.ahead, end)
-        stream.ahead = max(stream.ahead, stream.position + stream.window)
-        return first, stream.ahead
+        stream.ahead = max(stream.ahead, min(stream.position + stream.window, limit))
+        return (first, stream.ahead) if first < stream.ahead else None
 
     def _find(self, start: int) -> Stream | None:
         for key, stream in self._streams.items():
@@ -82,8 +117,9 @@ class ReadAhead:
                 return stream
         return None
 
-    def _begin(self, position: int) -> None:
-        self._latest = self._streams[self._next_key] = Stream(position, position)
+    def _begin(self, position: int) -> Stream:
+        stream = self._latest = self._streams[self._next_key] = Stream(position, position)
         self._next_key += 1
         if len(self._streams) > MAX_STREAMS:
             self._streams.popitem(last=False)
+        return stream

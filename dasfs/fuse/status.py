@@ -6,12 +6,14 @@
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import dasfs
 from dasfs.cache.blocks import BlockCache
 from dasfs.cache.catalog import Catalog, DatasetState
+from dasfs.metrics import RequestCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,17 @@ class Totals:
 
     datapoints: int
     data_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MountProblem:
+    """Why a dataset, or with an empty name the store as a whole, can't be read."""
+
+    dataset: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.dataset}: {self.message}" if self.dataset else self.message
 
 
 @dataclass(slots=True)
@@ -31,6 +44,8 @@ class Status:
     options: dict[str, object]
     catalog: Catalog
     blocks: BlockCache
+    # Empty for a store that needs no requests.
+    store_requests: RequestCounts = field(default_factory=RequestCounts)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     reads: int = 0
     bytes_read: int = 0
@@ -42,6 +57,14 @@ class Status:
     def totals(self) -> Totals:
         snapshots = [state.snapshot for state in self.catalog.states]
         return Totals(sum(each.count for each in snapshots), sum(each.data_size for each in snapshots))
+
+    def problems(self) -> Iterator[MountProblem]:
+        """Yield what is wrong just now."""
+        if self.catalog.problem is not None:
+            yield MountProblem("", self.catalog.problem)
+        for state in self.catalog.states:
+            if state.problem is not None:
+                yield MountProblem(state.name, state.problem)
 
     def render(self) -> bytes:
         """Return the status as JSON, ending in a newline."""
@@ -60,6 +83,15 @@ class Status:
             "block_cache": dataclasses.asdict(self.blocks.statistics()),
         }
         return json.dumps(document, indent=2).encode() + b"\n"
+
+    def describe(self) -> str:
+        """Return in one line what the mount is at, for people who look at `systemctl status`."""
+        totals, seen = self.totals(), len(self.catalog.states)
+        line = (
+            f"{self.store} at {self.mountpoint}: {seen} {'dataset' if seen == 1 else 'datasets'} in use, "
+            f"{totals.datapoints:,} datapoints, {self.reads:,} reads"
+        )
+        return f"{line}; {self.catalog.problem}" if self.catalog.problem else line
 
 
 def _describe(state: DatasetState) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """What a mount looks like: names, inodes, attributes, listings. Knows nothing of FUSE.
 
     /                        the datasets, or one dataset's datapoints with `only`
-    /.dasfs/status.json      not listed, found by name
+    /.dasfs/status.json      not listed, found by name; metrics beside it
     /DATASET/%020d.ext       the datapoints, in number order
 
 Names, sizes and times come from manifests, never from a request per file. A gap is `None`; a datapoint whose
@@ -23,13 +23,25 @@ from dasfs.cache.pages import PAGE_RECORDS
 from dasfs.dataset.model import Datarange, Snapshot
 from dasfs.errors import Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged, StoreUnavailable
 from dasfs.formats.manifest import RECORD_SIZE, Record
-from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT, STATUS_FILE, DatapointPlace, Inode, InodeTable, Lives
+from dasfs.fuse.inodes import (
+    CONTROL_DIRECTORY,
+    METRICS_FILE,
+    ROOT,
+    STATUS_FILE,
+    DatapointPlace,
+    Inode,
+    InodeTable,
+    Lives,
+)
 from dasfs.names import DatapointName, DatapointNumber
 
 log = logging.getLogger(__name__)
 
 CONTROL_NAME: Final = ".dasfs"
-STATUS_NAME: Final = "status.json"
+OWN_FILES: Final = {"status.json": STATUS_FILE, "metrics": METRICS_FILE}
+# How often one answer follows a datarange to where newer revisions put it: more would need somebody who aggregates and
+# collects, without any grace, faster than a manifest is read.
+MAX_MOVES: Final = 5
 # As many as readers that may be between their lookup and their open.
 MAX_LOOKED_UP: Final = 256
 
@@ -61,15 +73,27 @@ class Located:
         return str(DatapointName(self.number, self.record.extension))
 
 
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """Where a datapoint is: a datarange of a snapshot, with the page of its records that has the datapoint."""
+
+    snapshot: Snapshot
+    datarange: Datarange
+    view: ManifestView
+    page: bytes
+
+
 @dataclass(slots=True)
 class Listing:
     """An open directory of datapoints: one snapshot, so that a listing is whole.
 
     `starts[i]` counts the datapoints that precede datarange i; `lives` are those of the dataset's numbers then;
-    `problem` is why some datapoints could not be listed.
+    `source` is the snapshot whose manifests are read, a newer one once those are gone; `problem` is why some datapoints
+    could not be listed.
     """
 
     snapshot: Snapshot
+    source: Snapshot
     starts: tuple[int, ...]
     lives: Lives
     problem: DasfsError | None = None
@@ -146,7 +170,7 @@ class Tree:
     async def lookup(self, parent: int, name: str) -> Attributes | None:
         """Return the attributes of `name` in the directory `parent`, or None where it is not."""
         if parent == CONTROL_DIRECTORY:
-            return self.status_attributes() if name == STATUS_NAME else None
+            return self.own_attributes(OWN_FILES[name]) if name in OWN_FILES else None
         if parent == ROOT and name == CONTROL_NAME:
             return self._control_attributes()
         dataset = self.dataset_of(parent)
@@ -179,6 +203,8 @@ class Tree:
         located = None if place is None else await self._locate(place)
         if located is None:
             raise NotFound("no such datapoint")
+        if located.inode != inode:
+            raise ObjectChanged(f"datapoint {located.number} of {located.snapshot.dataset} was written anew")
         return located
 
     async def dataset_names(self) -> list[str]:
@@ -196,7 +222,7 @@ class Tree:
             return None
         snapshot = (await self._state(dataset)).snapshot
         starts = (0, *accumulate(datarange.count for datarange in snapshot.dataranges))
-        return Listing(snapshot, starts, self._inodes.lives(dataset))
+        return Listing(snapshot, snapshot, starts, self._inodes.lives(dataset))
 
     async def list_page(self, listing: Listing, position: int) -> ListedPage | None:
         """Return the datapoints from `position` on, as many as stand in one page; None at the end.
@@ -208,31 +234,35 @@ class Tree:
         for place in range(max(bisect_right(listing.starts, position) - 1, 0), len(snapshot.dataranges)):
             datarange = snapshot.dataranges[place]
             start = max(position - listing.starts[place], 0)
+            first = DatapointNumber(datarange.first + start)
             try:
-                view, page = await self._page(snapshot, datarange, start // PAGE_RECORDS)
+                holder = await self._find(listing.source, first)
             except StoreUnavailable:
                 raise
             except DasfsError as error:
                 log.warning("datapoints %d-%d of %s can't be listed: %s", *_range(datarange), snapshot.dataset, error)
                 listing.problem = listing.problem or error
                 continue
-            first = DatapointNumber(datarange.first + start)
-            skip, room = start % PAGE_RECORDS, self._inodes.room(first, listing.lives)
+            if holder is None:
+                continue  # it was deleted since the listing began
+            listing.source = holder.snapshot
+            skip = (first - holder.datarange.first) % PAGE_RECORDS
+            room = min(self._inodes.room(first, listing.lives), datarange.last - first + 1)
             return ListedPage(
                 position=listing.starts[place] + start,
                 first=first,
                 inode=self._inodes.datapoint(snapshot.dataset, first, listing.lives),
-                extensions=tuple(each.encode("utf-8", "surrogateescape") for each in view.extensions),
-                records=page[skip * RECORD_SIZE : (skip + room) * RECORD_SIZE],
+                extensions=tuple(each.encode("utf-8", "surrogateescape") for each in holder.view.extensions),
+                records=holder.page[skip * RECORD_SIZE : (skip + room) * RECORD_SIZE],
                 live=self._is_live(snapshot, datarange),
             )
         if listing.problem is not None:
             raise listing.problem
         return None
 
-    def status_attributes(self) -> Attributes:
-        """Return the status file's attributes, but for its size, which differs from moment to moment."""
-        return Attributes(STATUS_FILE, is_directory=False, size=0, mtime=self._mounted_at)
+    def own_attributes(self, inode: Inode) -> Attributes:
+        """Return the attributes of a file of the mount's own, but for its size, which differs from moment to moment."""
+        return Attributes(inode, is_directory=False, size=0, mtime=self._mounted_at)
 
     def _control_attributes(self) -> Attributes:
         return Attributes(CONTROL_DIRECTORY, is_directory=True, size=0, mtime=self._mounted_at, links=2)
@@ -291,14 +321,33 @@ class Tree:
         state = await self._catalog.dataset(place.dataset)
         if state is None:
             return None
-        snapshot, number = state.snapshot, place.number
-        datarange = snapshot.find(number)
-        if datarange is None:
+        number = place.number
+        holder = await self._find(state.snapshot, number)
+        if holder is None:
             return None
-        k = number - datarange.first
-        view, _ = await self._page(snapshot, datarange, k // PAGE_RECORDS)
-        record = self._index.record(view, k)
-        return Located(self._inodes.datapoint(place.dataset, number), number, snapshot, datarange, view, record)
+        record = self._index.record(holder.view, number - holder.datarange.first)
+        inode = self._inodes.datapoint(place.dataset, number)
+        return Located(inode, number, holder.snapshot, holder.datarange, holder.view, record)
+
+    async def _find(self, snapshot: Snapshot, number: int) -> _Holder | None:
+        """Return where a datapoint of `snapshot` is; in the newest snapshot where that is gone from the store.
+
+        None where there is no such datapoint.
+        """
+        moves = 0
+        while (datarange := snapshot.find(number)) is not None:
+            try:
+                view, page = await self._page(snapshot, datarange, (number - datarange.first) // PAGE_RECORDS)
+                return _Holder(snapshot, datarange, view, page)
+            except ObjectChanged:
+                moves += 1
+                state = await self._catalog.refresh_now(snapshot.dataset)
+                if state is None or state.snapshot.dataset_id != snapshot.dataset_id:
+                    return None
+                if moves == MAX_MOVES:
+                    raise
+                snapshot = state.snapshot
+        return None
 
     async def _page(self, snapshot: Snapshot, datarange: Datarange, number: int) -> tuple[ManifestView, bytes]:
         """Return a page of a datarange's records, which is in memory then, and the view it belongs to.

@@ -36,14 +36,22 @@ def raise_limits(mountpoint: str) -> None:
     mounted = find_mount(mountpoint)
     if mounted is None:
         return
-    try:
+    # Each for itself: CAP_SYS_ADMIN alone is enough for the latter and not for the former.
+    with _tolerated():
         _write(f"/sys/class/bdi/{mounted.device}/read_ahead_kb", READ_AHEAD_KIB)
-        with _connections() as directory:
-            minor = mounted.device.partition(":")[2]
-            _write(f"{minor}/max_background", MAX_BACKGROUND, directory)
-            _write(f"{minor}/congestion_threshold", CONGESTION_THRESHOLD, directory)
+    with _tolerated(), _connections() as directory:
+        minor = mounted.device.partition(":")[2]
+        _write(f"{minor}/max_background", MAX_BACKGROUND, directory)
+        _write(f"{minor}/congestion_threshold", CONGESTION_THRESHOLD, directory)
+
+
+@contextlib.contextmanager
+def _tolerated() -> Iterator[None]:
+    """Say in the log what this process may not do, and go on."""
+    try:
+        yield
     except OSError as error:
-        log.debug("the kernel's limits stay as they are: %s", error)
+        log.debug("a limit of the kernel stays as it is: %s", error)
 
 
 def _write(path: str, value: int, directory: int | None = None) -> None:

@@ -15,6 +15,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
+from dasfs.metrics import RequestCounts
+
 MIB: Final = 1 << 20
 # An object that is read whole (a commit, an index, a manifest) is refused above this size unless the caller says more.
 MAX_WHOLE_OBJECT: Final = 1 << 30
@@ -57,6 +59,8 @@ class Store(ABC):
     url: str
     # The smallest stretch that `compose` can copy, but for the last piece (S3: 5 MiB; others: 0).
     min_copy_size: int = 0
+    # None where there is no server to send requests to.
+    requests: RequestCounts | None = None
 
     @abstractmethod
     def check(self) -> None:

@@ -46,6 +46,7 @@ class S3Store(Store):
     def __init__(self, place: StoreUrl, options: StoreOptions) -> None:
         self.url = str(place)
         self._bucket = Bucket(place, options)
+        self.requests = self._bucket.requests
         self._check_policy = RetryPolicy(min(_CHECK_DEADLINE_S, options.deadline_s))
 
     def check(self) -> None:

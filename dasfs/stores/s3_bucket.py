@@ -18,10 +18,11 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 
 from dasfs.errors import InvalidInput
+from dasfs.metrics import Outcome, RequestCounts
 from dasfs.stores.base import StoreOptions
 from dasfs.stores.keys import MAX_KEY_LENGTH, check_key, check_prefix
 from dasfs.stores.retry import GarbledAnswer, RetryPolicy
-from dasfs.stores.s3_errors import map_errors
+from dasfs.stores.s3_errors import map_errors, without_password
 from dasfs.stores.urls import StoreUrl
 
 if TYPE_CHECKING:
@@ -84,8 +85,10 @@ class Bucket:
         self.name = place.place
         self.policy = RetryPolicy(options.deadline_s)
         self._prefix = f"{place.prefix}/" if place.prefix else ""
+        self.requests = RequestCounts()
         with map_errors(self.url):
             self.client = _make_client(options, self.policy)
+        self.client.meta.events.register("response-received.s3", self._count)
 
     def full_key(self, key: str) -> str:
         """Return the key in the bucket of the store's `key`. Raises `InvalidInput`."""
@@ -140,6 +143,11 @@ class Bucket:
                 return answer
 
         return (policy or self.policy).run(attempt, cancelled=cancelled)
+
+    def _count(self, event_name: str, response_dict: Mapping[str, Any] | None, **_: Any) -> None:
+        """Count an answer, or that there was none: botocore calls this after each attempt."""
+        status = "none" if response_dict is None else str(response_dict["status_code"])
+        self.requests.add(Outcome(event_name.rpartition(".")[2], status))
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -200,7 +208,7 @@ def _make_client(options: StoreOptions, policy: RetryPolicy) -> Any:
         raise
     except ValueError as error:  # botocore's way to refuse an endpoint
         raise InvalidInput(
-            f"the endpoint of the store can't be used: {error}", hint="check AWS_ENDPOINT_URL"
+            f"the endpoint of the store can't be used: {without_password(str(error))}", hint="check AWS_ENDPOINT_URL"
         ) from error
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
     return client

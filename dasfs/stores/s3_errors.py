@@ -1,6 +1,7 @@
 """The door through which the errors of boto3, botocore and urllib3 enter; only `DasfsError`s come out."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from dasfs.stores.retry import GarbledAnswer, Overloaded
 
 _KEYS_HINT: Final = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_PROFILE"
 _REGION_HINT: Final = "set AWS_DEFAULT_REGION to the bucket's region"
+_USER_OF_URL: Final = re.compile(r"://[^/@\s]+@")
 _NETWORK_HINT: Final = "check the network and the endpoint"
 _CLOCK_HINT: Final = "set this machine's clock"
 # What a store may ask for at most; an answer of "an hour" is no use to a reader that waits.
@@ -162,11 +164,12 @@ def parse_retry_after(text: str) -> float:
 
 
 def _from_botocore(what: str, error: botocore_errors.BotoCoreError) -> DasfsError:
+    said = without_password(str(error))
     match error:
         case botocore_errors.NoCredentialsError() | botocore_errors.PartialCredentialsError():
             return AccessDenied(f"{what}: no keys were found", hint=_KEYS_HINT)
         case botocore_errors.CredentialRetrievalError() | botocore_errors.TokenRetrievalError():
-            return AccessDenied(f"{what}: the keys can't be had: {error}", hint=_KEYS_HINT)
+            return AccessDenied(f"{what}: the keys can't be had: {said}", hint=_KEYS_HINT)
         case botocore_errors.ConnectTimeoutError() | botocore_errors.ReadTimeoutError():
             return DeadlineExceeded(f"{what}: no answer from {_host(error)}")
         case botocore_errors.SSLError() if "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -174,17 +177,22 @@ def _from_botocore(what: str, error: botocore_errors.BotoCoreError) -> DasfsErro
         case botocore_errors.EndpointConnectionError():
             return StoreUnavailable(f"{what}: can't connect to {_host(error)}", hint=_NETWORK_HINT)
         case botocore_errors.ConnectionError():  # TLS, or a proxy
-            return StoreUnavailable(f"{what}: can't connect: {error}", hint=_NETWORK_HINT)
+            return StoreUnavailable(f"{what}: can't connect: {said}", hint=_NETWORK_HINT)
         case botocore_errors.HTTPClientError() if "Invalid header value" in str(error):
             return AccessDenied(f"{what}: the access key or the session token has a line break", hint=_KEYS_HINT)
         case botocore_errors.HTTPClientError():
-            return StoreUnavailable(f"{what}: the connection failed: {error}")
+            return StoreUnavailable(f"{what}: the connection failed: {said}")
         case botocore_errors.IncompleteReadError() | botocore_errors.ResponseStreamingError():
             return StoreUnavailable(f"{what}: the answer was cut off")
         case _:
-            return InvalidInput(f"{what}: {error}")
+            return InvalidInput(f"{what}: {said}")
 
 
 def _host(error: botocore_errors.BotoCoreError) -> str:
     """Return where a request went, without its path and query."""
-    return "/".join(str(error.kwargs.get("endpoint_url")).split("/", 3)[:3])
+    return without_password("/".join(str(error.kwargs.get("endpoint_url")).split("/", 3)[:3]))
+
+
+def without_password(text: str) -> str:
+    """Return a message without the `user:password@` of the URLs in it: it goes to logs and to `dasfs status`."""
+    return _USER_OF_URL.sub("://", text)

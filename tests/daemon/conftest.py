@@ -27,8 +27,9 @@ def daemon_of(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     with ExitStack() as stack:
 
         def make(url: str, **settings: object) -> Daemon:
-            limits = settings.pop("limits", {})
+            limits, store = settings.pop("limits", {}), settings.pop("stores", {})
+            tables = {name: settings.pop(name) for name in ("aggregation", "collection") if name in settings}
             home = tmp_path / f"home-{len(list(tmp_path.glob('home-*')))}"
-            return stack.enter_context(daemon_at(Daemon(home, url, settings, limits)))
+            return stack.enter_context(daemon_at(Daemon(home, url, settings, limits, tables, store)))
 
         yield make

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dasfs.config import StoreConfig
-from dasfs_daemon.config import REQUIRED, DaemonConfig, DatasetConfig, LimitsConfig, Reader
+from dasfs_daemon.config import REQUIRED, DaemonConfig, DatasetConfig, LimitsConfig, Reader, StatusConfig
 from dasfs_daemon.toml_lines import find_lines
 from tests.commands import dasfs, succeed
 from tests.daemons import make_store
@@ -27,7 +27,7 @@ def read(tmp_path, text):
     return reader.read(), [str(each).removeprefix(str(path)) for each in reader.mistakes]
 
 
-@pytest.mark.parametrize("kind", [DaemonConfig, DatasetConfig, LimitsConfig])
+@pytest.mark.parametrize("kind", [DaemonConfig, DatasetConfig, LimitsConfig, StatusConfig])
 def test_every_key_is_documented_with_its_default(kind):
     """docs/daemon.md has a row for each key, and the default in it is the one of the code."""
     for each in fields(kind):
@@ -71,6 +71,9 @@ def test_the_example_of_the_page_is_right(tmp_path):
         (GOOD + 'compression = "gzip"\n', ":4: datasets.a.compression: "),
         (GOOD + "[limits]\nuploads = 0\n", ":5: limits.uploads: it must be a number from 1 to 64"),
         (GOOD + "[limits]\nupload = 1\n", ":5: limits.upload: unknown key; did you mean 'uploads'?"),
+        (GOOD + '[status]\nlisten = "9477"\n', ":5: status.listen: '9477' is not an address"),
+        (GOOD + '[status]\nlisten = "::1:9477"\n', ":5: status.listen: '::1:9477' is not an address"),
+        (GOOD + '[status]\nsocket = "daemon.sock"\n', ":5: status.socket: 'daemon.sock' must be a whole path"),
         (GOOD + "limits = 3\n", ":4: datasets.a.limits: unknown key"),
         ("limits = 3\n" + GOOD, ":1: limits: it must be a table"),
         ("[limit]\n" + GOOD, ":1: limit: unknown key; did you mean 'limits'?"),

@@ -85,11 +85,11 @@ class JournalMachine(RuleBasedStateMachine):
         identity = DatarangeId(DatapointNumber(datarange.first), DatapointNumber(datarange.last), 7)
         uploaded = Datarange(identity, 2048, 300, datarange.size, named=True)
         if self.state.get(datarange.id) is State.PACKED:
-            self.journal.uploaded(datarange, uploaded)
+            self.journal.uploaded(datarange, uploaded, 5)
             self.state[datarange.id] = State.UPLOADED
         else:
             with pytest.raises(Closed):
-                self.journal.uploaded(datarange, uploaded)
+                self.journal.uploaded(datarange, uploaded, 5)
 
     @rule(datarange=dataranges)
     def commit(self, datarange):

@@ -148,3 +148,23 @@ def test_readers_do_not_notice(local_url: str, local_store: Store, mounted: Moun
             reader.join(30)
     assert problems == []
     wait_until(lambda: dataranges_seen(mount) == 1)
+
+
+def test_a_mount_goes_on_from_what_it_never_read(local_store: Store, mounted: Mounter) -> None:
+    """A mount that knows the dataranges of before, and none of their manifests, finds all when they are gone."""
+    contents = fill(local_store, [30_000] * 6)
+    mount = mounted(local_store.url, refresh_s=3600)
+    assert in_thread((mount.path / "set" / name(0)).read_bytes) == contents[0]
+    aggregate_all(local_store)
+    collect(local_store, "set", grace=NOW)
+    assert read_all(mount, len(contents)) == contents
+
+
+def test_a_listing_goes_on_from_what_it_never_read(local_store: Store, mounted: Mounter) -> None:
+    """The same for `ls`: all names are listed, though the manifests that the mount would ask for are gone."""
+    contents = fill(local_store, [30_000] * 6)
+    mount = mounted(local_store.url, refresh_s=3600)
+    assert in_thread((mount.path / "set" / name(0)).read_bytes) == contents[0]
+    aggregate_all(local_store)
+    collect(local_store, "set", grace=NOW)
+    assert in_thread(mount.names, "set") == [name(number) for number in range(len(contents))]

@@ -108,7 +108,7 @@ def test_an_open_file_never_gets_another_ones_bytes(local_store: Store, mounted:
         assert file.read(16) == old[:16]
         Dataset(local_store, "set").delete_datarange(0, 0)
         datasets.add(local_store, "set", 0, [new], compression=compression)
-        wait_until(lambda: path.read_bytes()[:1] == b"n")
+        wait_until(lambda: errno_of(path.read_bytes) is None and path.read_bytes()[:1] == b"n")
         assert path.stat().st_size == len(new)
         for offset in range(0, 2_000_000, 250_000):
             assert os.pread(file.fileno(), 16, offset) == old[:16]

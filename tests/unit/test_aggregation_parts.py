@@ -53,25 +53,32 @@ def test_parts_keep_the_rules_of_s3(lengths: list[int], minimum: int) -> None:
     """Every part but the last has 5 MiB, and so has every copy, also the last: what follows it are the zeros."""
     parts = plan_parts(lengths, minimum)
     assert all(part.length >= minimum for part in parts[:-1])
-    for part in parts:
-        assert part.fetched or (part.length >= minimum and len(part.stretches) == 1)
+    assert all(part.copied.length >= minimum for part in parts if part.copied)
+    assert not any(part.is_joint for part in parts[-1:])
 
 
 @given(LENGTHS, MINIMA)
-def test_little_is_fetched(lengths: list[int], minimum: int) -> None:
-    """Of large sources only heads are fetched, less than twice the minimum for each small run before them."""
-    small = {source for source, length in enumerate(lengths) if length < MERGE_BELOW}
-    runs = sum(source in small and source + 1 < len(lengths) and source + 1 not in small for source in small)
-    of_large = sum(
-        stretch.length
+def test_of_large_ones_at_most_one_head_is_fetched(lengths: list[int], minimum: int) -> None:
+    """However small and large ones alternate: of the first large one less than twice the minimum, of others nothing."""
+    large = [source for source, length in enumerate(lengths) if length >= MERGE_BELOW]
+    fetched = [
+        stretch
         for part in plan_parts(lengths, minimum)
-        if part.fetched
-        for stretch in part.stretches
-        if stretch.source not in small
-    )
-    assert of_large <= runs * 2 * minimum
-    if not runs:
-        assert of_large == 0
+        for stretch in part.fetched
+        if lengths[stretch.source] >= MERGE_BELOW
+    ]
+    assert all(stretch.source == large[0] and stretch.length <= 2 * minimum for stretch in fetched)
+    if large[:1] == [0]:
+        assert fetched == []
+
+
+@given(LENGTHS, MINIMA)
+def test_little_is_copied_twice(lengths: list[int], minimum: int) -> None:
+    """A joint takes less than twice the minimum of the large one before it."""
+    for part in plan_parts(lengths, minimum):
+        if part.is_joint:
+            assert part.copied is not None
+            assert part.copied.length < 2 * minimum
 
 
 @given(LENGTHS, MINIMA)
@@ -81,9 +88,8 @@ def test_a_merged_run_is_fetched_at_a_stretch(lengths: list[int], minimum: int) 
     for run in find_merged(lengths):
         holders = [part for part in parts if any(each.source in run for each in part.stretches)]
         assert len(holders) == 1
-        assert holders[0].fetched
         whole = [Stretch(source, 0, lengths[source]) for source in run]
-        assert [each for each in holders[0].stretches if each.source in run] == whole
+        assert [each for each in holders[0].fetched if each.source in run] == whole
 
 
 @given(LENGTHS)

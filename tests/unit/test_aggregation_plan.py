@@ -63,11 +63,11 @@ def test_plans_join_neighbours_within_the_target(dataranges: list[Datarange], po
 
 @given(datasets(), POLICIES)
 def test_a_join_lifts_every_byte(dataranges: list[Datarange], policy: AggregationPolicy) -> None:
-    """The result is of a higher tier than each that went in, unless the step is as long as a step may be."""
+    """The result is of a higher tier than each that went in, unless the step is about as long as a step may be."""
     boundaries = policy.boundaries()
     for plan in plan_aggregation(dataranges, policy):
         reached = [boundary for boundary in boundaries if boundary <= plan.tar_size]
-        if len(plan.dataranges) < policy.max_sources:
+        if len(plan.dataranges) <= policy.max_sources // 2:
             assert reached
             assert all(each.tar_size < reached[-1] for each in plan.dataranges)
 
@@ -120,6 +120,26 @@ def test_a_backlog_is_joined_at_once() -> None:
         live = apply_plans(live, policy)
     assert len(live) <= 30
     assert steps <= 12
+
+
+@pytest.mark.parametrize("at_once", [7, 10_100], ids=["a few at a time", "a backlog"])
+def test_steps_begin_with_a_large_one(at_once: int) -> None:
+    """Of small dataranges between large ones, every step but the first begins with a large one, or has none."""
+    source = random.Random(7)
+    sizes = [20 * KIB] * 10_000 + [source.randint(5 * MIB + 1024, 40 * MIB) for _ in range(100)]
+    source.shuffle(sizes)
+    live: list[Datarange] = []
+    steps = 0
+    for start in range(0, len(sizes), at_once):
+        live += [datarange(number, number, size=size) for number, size in enumerate(sizes[start:][:at_once], start)]
+        while plans := plan_aggregation(live):
+            for plan in plans:
+                large = [each.tar_size > 5 * MIB for each in plan.dataranges]
+                assert large[0] or not any(large) or plan.first == 0
+            steps += len(plans)
+            live = apply_plans(live, AggregationPolicy())
+    assert steps > 15
+    assert len(live) < 150
 
 
 def test_full_ones_are_left_alone() -> None:

@@ -13,6 +13,7 @@ from dasfs.cache.plan import (
     block_span,
     choose_evictions,
     count_ticks,
+    even_share,
     find_victims,
     has_victims,
     plan_blocks,
@@ -30,6 +31,15 @@ def test_a_span_covers_the_range_and_no_more(start: int, size: int) -> None:
     span = block_span(start, start + size)
     assert span.start * BLOCK_SIZE <= start < (span.start + 1) * BLOCK_SIZE
     assert (span.stop - 1) * BLOCK_SIZE < start + size <= span.stop * BLOCK_SIZE
+
+
+@given(st.integers(1, 1000), st.integers(4, 64))
+def test_a_stretch_is_shared_by_eight(missing: int, most: int) -> None:
+    """Eight GETs bring a stretch, more where they would be too large, fewer where they would be below 1 MiB."""
+    share = even_share(missing, most)
+    assert share * BLOCK_SIZE >= 1 << 20
+    assert share <= most
+    assert share * 8 >= missing or share == most
 
 
 def test_only_the_last_block_is_short() -> None:

@@ -196,11 +196,12 @@ def test_collect_leaves_exactly_what_the_log_names(place: Store) -> None:
     upload_only(place, "birds", 50, [b"never committed"], counter=9)
     place.put(dataset.keys.manifest(datarange_id(70, 79, 12)), b"a writer died here")
     place.put(f"{dataset.keys.root}probe-123", b"")
+    place.put(f"{dataset.keys.root}joint-456", b"an aggregation died here")
     report = collect(place, "birds", grace=AT_ONCE)
     live = dataset.snapshot().dataranges[0]
     expected = {f"{dataset.keys.dataranges}{live.id}.{kind}" for kind in ("tar", "index", "manifest")}
     assert {key for key in keys_of(place) if not key.startswith(dataset.keys.log)} == expected
-    assert len(report.garbage) == 3 + 3 + 1 + 1
+    assert len(report.garbage) == 3 + 3 + 1 + 1 + 1
     assert {each.reason for each in report.garbage if str(first.id) in each.key} == {"removed"}
     assert report.size == sum(each.size for each in report.garbage) > 0
     assert collect(place, "birds", grace=AT_ONCE).garbage == ()

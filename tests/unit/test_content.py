@@ -1,6 +1,7 @@
 """The bytes of open datapoints: right, whole, and readable for as long as they are open."""
 
 import random
+import threading
 from collections.abc import Iterator
 from dataclasses import replace as changed
 from pathlib import Path
@@ -20,7 +21,7 @@ from dasfs.stores import open_store
 from tests import datasets
 from tests.datasets import datarange
 from tests.faulty import Fault, FaultyStore, during, healthy
-from tests.parts import Parts, aggregate, opened_parts, replace, wait_until
+from tests.parts import PATIENCE_S, Parts, aggregate, opened_parts, replace, wait_until
 
 CONTENTS = [random.Random(number).randbytes(number * 30_000) for number in range(30)]
 
@@ -105,6 +106,61 @@ def test_an_open_file_goes_on_in_the_aggregate(store: FaultyStore, tmp_path: Pat
             store.inner.delete([DatasetKeys("set").tar(located.datarange.id)])
             assert await parts.content.read(file, 0, 1 << 30) == CONTENTS[29]
             assert file.located.datarange.first == 0
+            parts.content.close(file)
+
+    trio.run(main)
+
+
+def test_readers_of_one_file_move_on_together(store: FaultyStore, tmp_path: Path) -> None:
+    """When the object under an open file is gone, a read that hears of it after another one had moved goes on, too."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts:
+            parts.catalog.subscribe(parts.invalidator.prepare)
+            located = await parts.tree.locate(await parts.inode("set", name(29)))
+            file = parts.content.open(located)
+            aggregate(store.inner, "set")
+            old = DatasetKeys("set").tar(located.datarange.id)
+            store.inner.delete([old])
+            moved = threading.Event()
+
+            def late(operation: str, key: str, _number: int) -> Fault | None:
+                if key == old and operation == "read_into" and store.count("read_into") == 1:
+                    moved.wait(PATIENCE_S)
+                return None
+
+            store.plan = late
+            found: list[bytes] = []
+
+            async def read(offset: int) -> None:
+                found.append(await parts.content.read(file, offset, 1000))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, 0)
+                await wait_until(lambda: store.count("read_into") == 1)
+                nursery.start_soon(read, 600_000)
+                await wait_until(lambda: len(found) == 1)
+                moved.set()
+            assert found == [CONTENTS[29][600_000:601_000], CONTENTS[29][:1000]]
+            parts.content.close(file)
+
+    trio.run(main)
+
+
+def test_an_older_snapshot_leads_nobody_astray(store: FaultyStore, tmp_path: Path) -> None:
+    """When somebody who still went by an old snapshot was the last to say where a segment is, readers find it again."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts:
+            parts.catalog.subscribe(parts.invalidator.prepare)
+            before = await parts.tree.locate(await parts.inode("set", name(29)))
+            aggregate(store.inner, "set")
+            await parts.catalog.refresh_now("set")
+            file = parts.content.open(await parts.tree.locate(before.inode))
+            old = DatasetKeys("set").tar(before.datarange.id)
+            parts.blocks.segment(before.snapshot.dataset_id, old, before.view.segments[0])
+            store.inner.delete([old])
+            assert await parts.content.read(file, 0, 1 << 30) == CONTENTS[29]
             parts.content.close(file)
 
     trio.run(main)
@@ -199,6 +255,40 @@ def test_reading_in_order_is_read_ahead_of(store: FaultyStore, tmp_path: Path) -
                 file = parts.content.open(await parts.tree.locate(await parts.inode("set", name(number))))
                 assert parts.content.read_cached(file, 0, 1 << 30) == CONTENTS[number]
                 parts.content.close(file)
+
+    trio.run(main)
+
+
+def test_compressed_datapoints_are_read_ahead_of(store: FaultyStore, tmp_path: Path) -> None:
+    """Who reads compressed datapoints in order waits for the first two; the others are fetched together."""
+    contents = [random.Random(k).randbytes(120_000) + bytes(120_000) for k in range(40)]
+
+    async def main() -> None:
+        datasets.add(store.inner, "packed", 0, contents, compression="zstd")
+        async with opened_parts(store, tmp_path) as parts:
+            for number in range(2):
+                assert await parts.read(await parts.inode("packed", name(number))) == contents[number]
+            await wait_until(lambda: parts.blocks.statistics().bytes_fetched > 2_000_000)
+
+    trio.run(main)
+
+
+def test_an_epoch_at_random_fills_the_cache(store: FaultyStore, tmp_path: Path) -> None:
+    """Who reads at random has the rest of the dataset fetched too, and no byte of it twice."""
+    contents = [random.Random(k).randbytes(100_000) for k in range(300)]
+
+    async def main() -> None:
+        datasets.add(store.inner, "large", 0, contents)
+        size = Dataset(store.inner, "large").snapshot().dataranges[0].tar_size
+        order = random.Random(4).sample(range(300), 300)
+        async with opened_parts(store, tmp_path) as parts:
+            for number in order[:150]:
+                assert await parts.read(await parts.inode("large", name(number))) == contents[number]
+            await wait_until(lambda: parts.blocks.statistics().in_flight == 0)
+            assert parts.blocks.statistics().bytes_fetched > size * 0.9
+            for number in order[150:]:
+                assert await parts.read(await parts.inode("large", name(number))) == contents[number]
+            assert parts.blocks.statistics().bytes_fetched <= size
 
     trio.run(main)
 

@@ -185,3 +185,32 @@ def test_no_change_without_the_manifests_that_it_needs(store: FaultyStore, tmp_p
         assert told == []
 
     trio.run(main)
+
+
+def test_a_change_that_is_overtaken_is_passed_over(store: FaultyStore, tmp_path: Path, told: list[object]) -> None:
+    """When a snapshot's own manifests are gone before it was compared, the next one is shown, and nothing is lost."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts:
+            parts.catalog.subscribe(parts.invalidator.prepare)
+            inode = await parts.inode("set", name(COUNT))
+            assert await parts.read(inode) == b"x"
+            passing = aggregate(store.inner, "set").dataranges[0]
+            keys = Dataset(store.inner, "set").keys
+            snapshots = []
+
+            def overtake(operation: str, key: str, _number: int) -> Fault | None:
+                if key == keys.manifest(passing.id) and not snapshots:
+                    datasets.add(store.inner, "set", COUNT + 2, [b"z"])
+                    snapshots.append(aggregate(store.inner, "set"))
+                    store.inner.delete([keys.manifest(passing.id), keys.tar(passing.id)])
+                return None
+
+            store.plan = overtake
+            state = await parts.catalog.refresh_now("set")
+            assert state is not None
+            assert [state.snapshot] == snapshots
+            assert await parts.read(inode) == b"x"
+            assert told == []
+
+    trio.run(main)

@@ -30,6 +30,9 @@ LAYERS = {
     "dasfs.names": 0,
     "dasfs.errors": 0,
     "dasfs.metrics": 0,
+    "dasfs.endpoint": 0,
+    "dasfs.loop": 0,
+    "dasfs.notify": 0,
     "dasfs": 0,
 }
 BOTTOM = 0

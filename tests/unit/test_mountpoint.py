@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dasfs.errors import DasfsError, InvalidInput, NotFound
-from dasfs.fuse.mountpoint import check_outside, find_mount, is_dead, prepare, unmount
+from dasfs.fuse.mountpoint import check, check_outside, find_mount, is_dead, unmount
 
 
 @contextlib.contextmanager
@@ -51,10 +51,10 @@ def test_an_empty_directory_is_prepared(tmp_path: Path) -> None:
     place = tmp_path / "mnt"
     place.mkdir()
     (tmp_path / "link").symlink_to("mnt")
-    assert prepare(str(tmp_path / "link"), replace=False) == str(place)
-    assert prepare(f"{tmp_path}/mnt/../mnt/", replace=True) == str(place)
+    assert check(str(tmp_path / "link"), replace=False) == str(place)
+    assert check(f"{tmp_path}/mnt/../mnt/", replace=True) == str(place)
     with tmpfs(place):
-        assert prepare(str(place), replace=False) == str(place)
+        assert check(str(place), replace=False) == str(place)
 
 
 def test_what_can_not_be_mounted_at(tmp_path: Path) -> None:
@@ -70,14 +70,14 @@ def test_what_can_not_be_mounted_at(tmp_path: Path) -> None:
         ("x" * 300, InvalidInput, "too long"),
     ):
         with pytest.raises(error, match=words):
-            prepare(str(tmp_path / place), replace=False)
+            check(str(tmp_path / place), replace=False)
 
 
 def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
     """A link that leads to itself is an error of ours."""
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(DasfsError):
-        prepare(str(tmp_path / "loop"), replace=False)
+        check(str(tmp_path / "loop"), replace=False)
 
 
 def test_what_lies_below_the_mount_point_is_refused(tmp_path: Path) -> None:

@@ -147,10 +147,10 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_make_has_the_verbs() -> None:
     """The verbs that people and CI rely on are targets of the Makefile."""
     makefile = (ROOT / "Makefile").read_text()
-    verbs = {"help", "demo", "test", "check", "bench", "docs", "install", "clean"}
+    verbs = {"help", "demo", "test", "check", "bench", "docs", "install", "uninstall", "clean"}
     assert verbs <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
 
 
 def test_scripts_can_be_run() -> None:
-    """The scripts of CI are executable, also in a fresh clone."""
-    assert all(os.access(ROOT / ".ci" / name, os.X_OK) for name in ("run", "setup"))
+    """The scripts of CI and of make are executable, also in a fresh clone."""
+    assert all(os.access(ROOT / name, os.X_OK) for name in (".ci/run", ".ci/setup", "systemd/setup"))

@@ -211,6 +211,27 @@ def test_a_missing_manifest_is_an_error_and_no_gap(store: FaultyStore, tmp_path:
     trio.run(main)
 
 
+def test_a_listing_goes_on_in_what_replaced_its_manifests(store: FaultyStore, tmp_path: Path) -> None:
+    """Where the manifests of its snapshot are gone, a listing reads the newest ones, and lists what it would have."""
+
+    async def main() -> None:
+        datasets.add(store.inner, "runs", 0, [b"1", b"22"])
+        datasets.add(store.inner, "runs", 2, [b"333", b"4444"])
+        datasets.add(store.inner, "runs", 4, [b"55555"])
+        old = Dataset(store.inner, "runs").snapshot().dataranges
+        async with opened_parts(store, tmp_path) as parts:
+            parts.catalog.subscribe(parts.invalidator.prepare)
+            listing = await parts.tree.open_listing(await directory(parts, "runs"))
+            assert listing is not None
+            aggregate(store.inner, "runs")
+            store.inner.delete([Dataset(store.inner, "runs").keys.manifest(each.id) for each in old])
+            found = await pages(parts, listing)
+            assert found == await listed(parts, "runs")
+            assert len(found) == 5
+
+    trio.run(main)
+
+
 def test_a_listing_in_an_outage_goes_on_afterwards(store: FaultyStore, tmp_path: Path) -> None:
     """A store that is away stops a listing with its error; nothing is left out when it is gone on with later."""
 
