@@ -121,7 +121,8 @@ class Daemon:
 
     def files(self) -> list[Path]:
         """Return the files that are left in the write directory, `.rejected` not counted."""
-        return [path for path in self.directory.rglob("*") if path.is_file() and self.rejected not in path.parents]
+        found = [Path(place, name) for place, _, names in os.walk(self.directory) for name in names]
+        return [path for path in found if self.rejected not in path.parents]
 
     def wait_empty(self, timeout_s: float = 30) -> None:
         """Wait until the write directory has no file."""
@@ -177,6 +178,26 @@ def daemon_at(daemon: Daemon) -> Iterator[Daemon]:
             daemon.process.kill()
             daemon.process.wait()
     assert daemon.alarms() == []
+
+
+@contextlib.contextmanager
+def disk(path: Path, options: str) -> Iterator[Path]:
+    """A small file system in memory at `path`, which may be in use to the end. Needs root."""
+    path.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill(directory: Path) -> Path:
+    """Fill the file system of a directory to its last byte; return the file that does it."""
+    path = directory / ".fill"
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return path
 
 
 def write(directory: Path, files: Mapping[str, bytes]) -> None:

@@ -131,7 +131,8 @@ class Inlet:
             self._attempts.problems.report("directory", error)
             self._scan_at = trio.current_time() + RETRY_S
             return
-        self._attempts.problems.set("directory", looked.closed_off)
+        self._attempts.problems.clear("directory")
+        self._attempts.problems.set("subdirectory", looked.closed_off)
         self._attempts.problems.set("rejected", problem)
         self._tally.add(scans=1)
         self.last_scan = datetime.now(UTC)

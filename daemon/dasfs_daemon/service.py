@@ -102,7 +102,7 @@ def _state_directory(config: DaemonConfig) -> Iterator[str]:
     try:
         for each in (directory, config.spool):
             os.makedirs(each, mode=0o700, exist_ok=True)
-        lock = open(os.path.join(directory, LOCK), "a+")  # noqa: SIM115
+        lock = open(os.path.join(directory, LOCK), "ab+", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise local_error(error, error.filename or directory) from error
     with lock:
@@ -110,16 +110,18 @@ def _state_directory(config: DaemonConfig) -> Iterator[str]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            owner = lock.read().strip() or "unknown"
+            owner = lock.read().decode().strip() or "unknown"
             raise AlreadyExists(
                 f"another daemon (process {owner}) uses {directory}",
                 hint="end that one, or give this one another state_directory and other datasets",
             ) from None
         except OSError as error:
             raise AccessDenied(f"{directory} can't be locked: {error.strerror}") from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        try:
+            lock.truncate(0)
+            lock.write(b"%d\n" % os.getpid())
+        except OSError as error:
+            raise local_error(error, os.path.join(directory, LOCK)) from error
         yield directory
 
 

@@ -7,6 +7,7 @@ are more hints than are kept. So each is only a reason to look; `lost` asks for 
 worker thread that it waits for.
 """
 
+import errno
 import logging
 import os
 import threading
@@ -145,17 +146,21 @@ class Watcher:
         if self._observer is not None and self._watched == place and self._observer.is_alive():
             return
         self.close()
-        # Full events: only they tell a file that was moved in from one that was created and is open.
-        observer = InotifyObserver(generate_full_events=True)
-        losses = _Losses(self._hints)
+        observer: InotifyObserver | None = None
         try:
+            # Full events: only they tell a file that was moved in from one that was created and is open.
+            observer = InotifyObserver(generate_full_events=True)
             observer.schedule(_Handler(self._hints), self._top, recursive=True, event_filter=_EVENTS)
             observer.start()
         except OSError as error:
+            if observer is not None:
+                observer.stop()  # it has a thread and a queue of the kernel already, which would stay
+            limit = "max_user_instances" if error.errno in (errno.EMFILE, errno.ENFILE) else "max_user_watches"
             raise DasfsError(
                 f"{self._top} can't be watched: {error.strerror or error}; it is scanned from time to time",
-                hint="raise fs.inotify.max_user_watches (sysctl)",
+                hint=f"raise fs.inotify.{limit} (sysctl)",
             ) from error
+        losses = _Losses(self._hints)
         # It speaks of queues and callbacks; what it means is said by whoever scans.
         logging.getLogger("watchdog").propagate = False
         logging.getLogger("watchdog").addHandler(losses)
@@ -165,7 +170,7 @@ class Watcher:
         """Stop watching; waits for the threads."""
         if self._observer is None:
             return
-        logging.getLogger("watchdog").removeHandler(self._losses)
         self._observer.stop()
         self._observer.join()
         self._observer = None
+        logging.getLogger("watchdog").removeHandler(self._losses)

@@ -58,10 +58,10 @@ def from_os_error(what: str, error: OSError) -> DasfsError:
     if error.errno == errno.EEXIST:
         return AlreadyExists(f"{what}: exists already")
     if error.errno in _ACCESS:
-        hint = None if error.errno == errno.EROFS else "check the owner and the mode"
+        hint = "mount it for writing" if error.errno == errno.EROFS else "check the owner and the mode"
         return AccessDenied(f"{what}: {reason}", hint=hint)
     if error.errno in _FULL:
-        return NoSpace(f"{what}: {reason}")
+        return NoSpace(f"{what}: {reason}", hint="make room on its disk")
     if error.errno in _NAME:
         return InvalidInput(f"{what}: {reason}", hint="a key can't be a file and a directory at once")
     if error.errno in _UNAVAILABLE:

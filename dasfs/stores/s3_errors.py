@@ -29,6 +29,7 @@ _KEYS_HINT: Final = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_PROF
 _REGION_HINT: Final = "set AWS_DEFAULT_REGION to the bucket's region"
 _USER_OF_URL: Final = re.compile(r"://[^/@\s]+@")
 _NETWORK_HINT: Final = "check the network and the endpoint"
+_FULL_HINT: Final = "raise the quota, or delete something and run 'dasfs collect'"
 _CLOCK_HINT: Final = "set this machine's clock"
 # What a store may ask for at most; an answer of "an hour" is no use to a reader that waits.
 _MAX_RETRY_AFTER_S: Final = 3600.0
@@ -53,8 +54,8 @@ _BY_CODE: Final[Mapping[str, Callable[[str], DasfsError]]] = {
     "OperationAborted": lambda what: StoreUnavailable(f"{what}: the store is busy with another write to it"),
     "ConditionalRequestConflict": lambda what: StoreUnavailable(f"{what}: the store is busy with another write to it"),
     "ConcurrentModification": lambda what: StoreUnavailable(f"{what}: the store is busy with another write to it"),
-    "QuotaExceeded": lambda what: NoSpace(f"{what}: the store's quota is used up"),
-    "XMinioStorageFull": lambda what: NoSpace(f"{what}: the store is full"),
+    "QuotaExceeded": lambda what: NoSpace(f"{what}: the store's quota is used up", hint=_FULL_HINT),
+    "XMinioStorageFull": lambda what: NoSpace(f"{what}: the store is full", hint=_FULL_HINT),
     "EntityTooLarge": lambda what: InvalidInput(f"{what}: the object is too large for the store"),
     "NotImplemented": lambda what: Unsupported(f"{what}: the store can't do this"),
     "PermanentRedirect": lambda what: InvalidInput(f"{what}: the bucket is in another region", hint=_REGION_HINT),

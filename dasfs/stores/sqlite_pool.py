@@ -158,8 +158,11 @@ def _from_apsw(url: str, path: str, error: apsw.Error) -> DasfsError:
     match error:
         case apsw.BusyError() | apsw.LockedError():
             return DeadlineExceeded(f"{url}: other writers kept it locked until the deadline")
+        case apsw.IOError() if _is_full(path):
+            # SQLite has no word for a disk on which not even the index of the write-ahead log fits.
+            return NoSpace(f"{url}: no space left on its disk", hint="make room")
         case apsw.FullError():
-            return NoSpace(f"{url}: the disk is full")
+            return NoSpace(f"{url}: no space left on its disk", hint="make room")
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.AuthError():
             return AccessDenied(f"{url}: the file can't be written", hint="check the owner and the mode")
         case apsw.CantOpenError() if os.path.isdir(path):
@@ -179,6 +182,14 @@ def _from_apsw(url: str, path: str, error: apsw.Error) -> DasfsError:
             return StoreUnavailable(f"{url}: {error}")
         case _:
             return DasfsError(f"{url}: {error}")
+
+
+def _is_full(path: str) -> bool:
+    """Return whether not one block is free where a file lies."""
+    try:
+        return os.statvfs(path).f_bavail == 0
+    except OSError:
+        return False
 
 
 def _roll_back(database: apsw.Connection) -> None:
