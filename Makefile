@@ -37,16 +37,13 @@ check:  ## lint, format, types, layers, systemd's own checks of the units
 	@$(BIN)/python -m pytest -q tests/unit/test_layers.py
 	@BINDIR=$(CURDIR)/$(BIN) systemd/setup check
 
-bench: bench/fuse_memory bench/delay_proxy  ## measure against every peer, 25 minutes (root): CASE="cold-order one" BENCH=--quick
+bench:  ## measure against every peer (root), half an hour: CASE="cold-order one", BENCH=--quick
 	@.ci/setup test
 	@$(BIN)/python -m bench.run $(CASE) $(BENCH)
 
 bench/fuse_memory: bench/fuse_memory.c
 	@.ci/setup
-	$(CC) -O2 -std=c11 -Wall -Wextra -Werror $< $$(pkg-config --cflags --libs fuse3) -o $@
-
-bench/delay_proxy: bench/delay_proxy.c
-	$(CC) -O2 -std=c11 -Wall -Wextra -Werror $< -o $@
+	@$(BIN)/python -m bench.programs fuse_memory
 
 docs:  ## build the documentation into site/
 	@.ci/setup docs

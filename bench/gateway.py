@@ -19,10 +19,9 @@ from urllib.parse import urlsplit
 import boto3
 
 from bench.processes import BenchError, ended
+from bench.programs import build
 from tests.ceph import PACKAGES, missing_programs, running_ceph
 
-HERE: Final = Path(__file__).resolve().parent
-PROXY: Final = HERE / "delay_proxy"
 COUNTERS: Final = struct.Struct("4Q")
 OWN_LATENCY_MS: Final = 20.0
 UPLOADS: Final = 8
@@ -183,11 +182,8 @@ def _given(store: str) -> Place:
 def _proxy(target: str, latency_ms: float, counters: Path) -> Iterator[str]:
     """Yield the endpoint of a latency in front of `target`."""
     url = urlsplit(target)
-    command = [str(PROXY), "0", url.hostname or "", str(url.port or 80), str(latency_ms), str(counters)]
-    try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True)
-    except OSError as error:
-        raise BenchError(f"{PROXY}: {error.strerror}; `make bench` builds it") from None
+    command = [str(build("delay_proxy")), "0", url.hostname or "", str(url.port or 80), str(latency_ms), str(counters)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True)
     with ended(process):
         assert process.stdout is not None
         port = process.stdout.readline().strip()

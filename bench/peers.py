@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import dasfs
 from bench.material import DATASET, Material, index_only_cache
 from bench.outcome import DASFS
 from bench.processes import BenchError, Mount, mounted, run
@@ -112,7 +113,7 @@ class Dasfs:
     def prepare(self, rig: Rig, material: Material) -> str:
         self._rig, self._material = rig, material
         self._template = index_only_cache(rig)
-        return rig.dasfs("--version").stdout.split()[-1]
+        return dasfs.__version__
 
     @contextlib.contextmanager
     def cold(self) -> Iterator[MountClient]:

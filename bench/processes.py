@@ -81,13 +81,13 @@ def _end(process: "subprocess.Popen[str]") -> None:
             process.wait(END_TIMEOUT_S)
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float) -> float:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float, poll_s: float = POLL_S) -> float:
     """Return the seconds until `condition` held. Raises `BenchError` naming `what` when it takes too long."""
     started = time.monotonic()
     while not condition():
         if time.monotonic() - started > timeout_s:
             raise BenchError(f"{what} took more than {timeout_s:g} s")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     return time.monotonic() - started
 
 
@@ -101,8 +101,7 @@ class Mount:
 
     def resident(self) -> int:
         """Return the resident memory of the process, in bytes."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+        return memory(self.pid, "VmRSS:")
 
     def cpu_ticks(self) -> int:
         after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -121,12 +120,34 @@ class Mount:
         wait_until(idle, f"the end of the work of {self.path}", IDLE_TIMEOUT_S)
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A program that runs until it is ended."""
+
+    process: "subprocess.Popen[str]"
+    log_path: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def check(self) -> None:
+        """Raise `BenchError` with the last line of its log where it has ended."""
+        if self.process.poll() is not None:
+            reason = last_line(self.log_path.read_text(errors="replace"))
+            command = self.process.args if isinstance(self.process.args, (list, tuple)) else ()
+            raise BenchError(f"{_short([*map(str, command)])} ended with {self.process.returncode}: {reason}")
+
+
+def memory(pid: int, name: str) -> int:
+    """Return one figure of a process's memory, in bytes, by its name in /proc/PID/status."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name))
+
+
 @contextlib.contextmanager
-def mounted(mountpoint: Path, command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Mount]:
-    """Start `command`, which mounts at `mountpoint` and stays in the foreground; end both with the block."""
-    mountpoint.mkdir(parents=True, exist_ok=True)
-    log_path = mountpoint.with_name(f"{mountpoint.name}.log")
-    started = time.monotonic()
+def running(log_path: Path, command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """Start `command`, which stays in the foreground and writes its log to a file; end it with the block."""
     with log_path.open("w") as log:
         try:
             process = subprocess.Popen(
@@ -134,19 +155,26 @@ def mounted(mountpoint: Path, command: Sequence[str], env: Mapping[str, str] | N
             )
         except OSError as error:
             raise BenchError(f"{command[0]} can't be started: {error.strerror}") from None
+    with ended(process):
+        yield Running(process, log_path)
+
+
+@contextlib.contextmanager
+def mounted(mountpoint: Path, command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Mount]:
+    """Start `command`, which mounts at `mountpoint` and stays in the foreground; end both with the block."""
+    mountpoint.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
     try:
+        with running(mountpoint.with_name(f"{mountpoint.name}.log"), command, env) as process:
 
-        def ready() -> bool:
-            if process.poll() is not None:
-                reason = last_line(log_path.read_text(errors="replace"))
-                raise BenchError(f"{_short(command)} ended with {process.returncode} and mounted nothing: {reason}")
-            return is_mounted(mountpoint)
+            def ready() -> bool:
+                process.check()
+                return is_mounted(mountpoint)
 
-        wait_until(ready, f"mounting {mountpoint}", READY_TIMEOUT_S)
-        os.stat(mountpoint)
-        yield Mount(mountpoint, process.pid, time.monotonic() - started)
+            wait_until(ready, f"mounting {mountpoint}", READY_TIMEOUT_S)
+            os.stat(mountpoint)
+            yield Mount(mountpoint, process.pid, time.monotonic() - started)
     finally:
-        _end(process)
         if is_mounted(mountpoint):
             subprocess.run(["fusermount3", "-u", "-z", str(mountpoint)], check=False, stderr=subprocess.DEVNULL)
 

@@ -1,6 +1,5 @@
 """Tables of what was measured, in Markdown, and the pages and pictures of the documentation that show them."""
 
-import json
 import os
 import platform
 import shutil
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import dasfs
+from bench.cases import CASES, MORE_CASES
+from bench import environment
 from bench.environment import Environment
 from bench.outcome import DASFS, Outcome, PeerFigures, Row, load
 from bench.processes import BenchError, run
@@ -18,7 +19,16 @@ from bench.rig import HERE, Rig
 
 OUT: Final = HERE / "out"
 PAGE: Final = HERE.parent / "docs/performance.md"
-PICTURES: Final = HERE.parent / "docs/pictures"
+PICTURES_FOLDER: Final = HERE.parent / "docs/pictures"
+# What bench/plots.py draws, with the text for who can't see it.
+PICTURES: Final = {
+    "epoch": "Time to the n-th file of an epoch in order, by client",
+    "readers": "Files a second by number of readers, cold and shuffled, by client",
+    "warm": "Files a second by number of readers, warm, by client",
+    "fetched": "Bytes fetched for each byte read, by client",
+    "growth-time": "Time until a mount answers, by number of datapoints",
+    "growth-memory": "Memory and disk of a mount, by number of datapoints",
+}
 BEGIN: Final = "<!-- bench: from here -->"
 END: Final = "<!-- bench: to here -->"
 
@@ -36,7 +46,7 @@ def machine(rig: Rig) -> dict[str, Any]:
         "dasfs": _dasfs_version(),
         "load": os.getloadavg()[0],
         "latency_ms": rig.gateway.latency_ms,
-        "settings": "smoke" if rig.settings.smoke else "",
+        "settings": rig.settings.name,
     }
 
 
@@ -56,16 +66,14 @@ def _dasfs_version() -> str:
 
 def load_all(directory: Path) -> list[Outcome]:
     """Return every outcome in a directory, in the order in which the cases run."""
-    from bench.cases import CASES
-
-    return [load(path) for case in CASES if (path := directory / f"{case}.json").exists()]
+    return [load(path) for case in (*CASES, *MORE_CASES) if (path := directory / f"{case}.json").exists()]
 
 
 def tables(outcomes: Sequence[Outcome]) -> str:
-    """Return all tables: what is held against an aim, then what each peer did."""
+    """Return all tables: what is held against an aim, what each peer did, and with what that was measured."""
     parts = [aims_table([row for outcome in outcomes for row in outcome.rows])]
     parts += [f"**{outcome.title}**\n\n{peers_table(outcome.peers)}" for outcome in outcomes if outcome.peers]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, facts_table(outcomes)])
 
 
 def aims_table(rows: Iterable[Row]) -> str:
@@ -112,6 +120,21 @@ def peers_table(peers: Sequence[PeerFigures]) -> str:
     return "\n".join(lines)
 
 
+def facts_table(outcomes: Sequence[Outcome]) -> str:
+    """Return where, when and with what each case was measured. The load is that of the machine just after it."""
+    lines = ["| case | measured | dasfs | latency | load | took |", "|---|---|---|---:|---:|---:|"]
+    for outcome in outcomes:
+        facts = outcome.machine
+        settings = "" if facts["settings"] == "full" else f", {facts['settings']}"
+        cells = (outcome.case, f"{facts['time']}{settings}", facts["dasfs"], f"{facts['latency_ms']:g} ms")
+        lines.append(f"| {' | '.join(cells)} | {facts['load']:.1f} | {outcome.seconds:.0f} s |")
+    facts = outcomes[-1].machine
+    versions = {name: version for outcome in outcomes for name, version in outcome.machine.get("versions", {}).items()}
+    peers = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if version)
+    where = f"{facts['cpu']}, {facts['cpus']} cores, {facts['memory_gib']} GiB, Linux {facts['kernel']}"
+    return "\n".join([*lines, "", f"{where}, Python {facts['python']}; {peers}."])
+
+
 def write(directory: Path, installed: Environment, *, publish: bool) -> None:
     """Write the table and the plots into `directory`; with `publish` into the documentation too."""
     outcomes = load_all(directory)
@@ -132,18 +155,25 @@ def write(directory: Path, installed: Environment, *, publish: bool) -> None:
 
 
 def _publish(directory: Path, text: str) -> None:
-    """Put the tables between the marks of docs/performance.md, and the plots beside it."""
+    """Put tables and plots between the marks of docs/performance.md."""
+    pictures = [picture for name in PICTURES if (picture := directory / f"{name}.svg").exists()]
+    text += "".join(f"\n\n![{PICTURES[picture.stem]}](pictures/{picture.name})" for picture in pictures)
     page = PAGE.read_text()
     before, begin, rest = page.partition(BEGIN)
     _old, end, after = rest.partition(END)
     if not begin or not end:
         raise BenchError(f"{PAGE} has no place for tables: {BEGIN} and {END}")
     PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-    PICTURES.mkdir(exist_ok=True)
-    for picture in directory.glob("*.svg"):
-        shutil.copy(picture, PICTURES / picture.name)
+    PICTURES_FOLDER.mkdir(exist_ok=True)
+    for picture in pictures:
+        shutil.copy(picture, PICTURES_FOLDER / picture.name)
 
 
-def facts(outcome: Outcome) -> str:
-    """Return where an outcome was measured, as one line."""
-    return json.dumps(outcome.machine, ensure_ascii=False)
+def main() -> int:
+    """Publish what is in bench/out as it is."""
+    write(OUT, environment.install(), publish=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,14 +16,16 @@ from bench.environment import Environment
 from bench.gateway import Gateway, open_gateway
 from bench.outcome import Outcome
 from bench.processes import BenchError, Done, Mount, mounted, run
+from bench.programs import build
 from bench.settings import Settings
 
 HERE: Final = Path(__file__).resolve().parent
-FUSE_MEMORY: Final = HERE / "fuse_memory"
 DROP: Final = Path("/proc/sys/vm/drop_caches")
 INODES: Final = "2"
 INODES_AND_PAGES: Final = "3"
 SETTLE_S: Final = 0.3
+# Most datasets don't change while they are measured.
+STILL_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +42,18 @@ class Rig:
         env = self.gateway.direct_environment if direct else self.gateway.environment
         return run(*dasfs_command(*arguments), env=env)
 
-    def mount_dasfs(self, name: str, cache: Path, *, store: str = "") -> AbstractContextManager[Mount]:
+    def mount_dasfs(
+        self, name: str, cache: Path, *, store: str = "", refresh_s: float = STILL_S
+    ) -> AbstractContextManager[Mount]:
         """Mount every dataset of the store, with the caches in `cache`."""
         arguments = ("mount", store or self.gateway.store, str(self.work / name), "--cache-dir", str(cache))
-        # The dataset does not change while it is measured.
-        command = dasfs_command(*arguments, "--refresh", "3600", "--foreground")
+        command = dasfs_command(*arguments, "--refresh", f"{refresh_s:g}", "--foreground")
         return mounted(self.work / name, command, self.gateway.environment)
 
     def mount_memory(self, name: str, count: int, size: int, *options: str) -> AbstractContextManager[Mount]:
         """Mount the C program with so many files of so many bytes."""
-        return mounted(self.work / name, [str(FUSE_MEMORY), *options, str(self.work / name), str(count), str(size)])
+        command = [str(build("fuse_memory")), *options, str(self.work / name), str(count), str(size)]
+        return mounted(self.work / name, command)
 
     def drop_caches(self, *mounts: Mount, pages: bool = True) -> None:
         """Make the kernel forget all files, with `pages` also those of local file systems, and let mounts settle.

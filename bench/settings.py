@@ -10,8 +10,7 @@ MIB: Final = 1 << 20
 class Settings:
     """Sizes in bytes. The defaults are those of the figures in docs/performance.md."""
 
-    # The smoke touches none of the machine's caches and accepts missing peers: its figures mean nothing.
-    smoke: bool = False
+    name: str = "full"
     seed: int = 20261101
     rounds: int = 5  # odd, so that a median is one of the samples
     slow_rounds: int = 3  # of what takes long, where samples differ little
@@ -31,10 +30,18 @@ class Settings:
     put_size: int = 10_000
     aggregated: int = 40  # dataranges
     aggregated_size: int = 8 * MIB
+    daemon_files: tuple[tuple[int, int], ...] = ((100_000, 10_000), (1_000, 10_000_000))  # files, size
+    backlog: int = 1_000_000
+
+    @property
+    def smoke(self) -> bool:
+        """Whether the figures mean nothing: the smoke has no peers and touches none of the machine's caches."""
+        return self.name == "smoke"
 
 
 FULL: Final = Settings()
 QUICK: Final = Settings(
+    name="quick",
     rounds=3,
     slow_rounds=1,
     seconds=3.0,
@@ -45,17 +52,18 @@ QUICK: Final = Settings(
     large=1 << 28,
     put_files=20_000,
     aggregated=20,
+    daemon_files=((10_000, 10_000), (100, 10_000_000)),
+    backlog=100_000,
 )
 SMOKE: Final = Settings(
-    smoke=True,
+    name="smoke",
     rounds=1,
     slow_rounds=1,
-    seconds=0.5,
     files=60,
     smallest=1_000,
     largest=20_000,
     shuffled_readers=2,
-    reader_counts=(2,),
+    reader_counts=(),
     random_reads=3,
     warm_files=50,
     warm_size=4096,
@@ -65,4 +73,6 @@ SMOKE: Final = Settings(
     put_files=200,
     aggregated=2,
     aggregated_size=6 * MIB,
+    daemon_files=((50, 1_000),),
+    backlog=200,
 )

@@ -1,7 +1,7 @@
 """The cases of the benchmark, by name, in the order in which they run.
 
 A case is a function that gets a `Rig` of its own and returns an `Outcome`. A new one is a module here and a line in
-`CASES`.
+`CASES`, or in `MORE_CASES` where it only runs when it is named.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from typing import Final
 from bench.cases.aggregate import aggregate
 from bench.cases.cold_order import cold_order
 from bench.cases.cold_shuffled import cold_shuffled
+from bench.cases.daemon import backlog, daemon, latency
 from bench.cases.growth import growth
 from bench.cases.large import large
 from bench.cases.listing import listing
@@ -35,3 +36,10 @@ CASES: Final[Mapping[str, Case]] = MappingProxyType(
         "aggregate": aggregate,
     }
 )
+
+MORE_CASES: Final[Mapping[str, Case]] = MappingProxyType({"daemon": daemon, "backlog": backlog, "latency": latency})
+
+
+def find_case(name: str) -> Case:
+    """Return one case by its name."""
+    return CASES.get(name) or MORE_CASES[name]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from bench.cases.reading import compare, epoch_curves, peer_table, prepare, rate, verify
+from bench.cases.reading import compare, epoch_curves, fetched_curves, peer_table, prepare, rate, verify
 from bench.material import dataset_sizes, make
 from bench.outcome import DASFS, Aim, Outcome, Row
 from bench.peers import (
@@ -42,4 +42,5 @@ def cold_order(rig: Rig) -> Outcome:
         outcome.rows.append(Row("cold, in order, 1 reader", "files/s", ours, name, rate(samples, name), aim, note))
     peer_table(outcome, samples, everybody, verified)
     epoch_curves(outcome, samples, "epoch")
+    fetched_curves(outcome, samples, "in order")
     return outcome

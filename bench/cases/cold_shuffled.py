@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bench.cases.reading import Samples, compare, fetched_per_byte, peer_table, prepare, rate
+from bench.cases.reading import Samples, compare, fetched_curves, fetched_per_byte, peer_table, prepare, rate
 from bench.material import dataset_sizes, make
 from bench.outcome import DASFS, Aim, Curve, Outcome, Row
 from bench.peers import RATARMOUNT, RCLONE, S3FS, TUNED_RCLONE, Dasfs, Plan, Ratarmount, Rclone, S3fs
@@ -28,6 +28,7 @@ def cold_shuffled(rig: Rig) -> Outcome:
     fetched = fetched_per_byte(samples.get(DASFS, ()))
     outcome.rows.append(Row(f"{what}, bytes fetched", "times the dataset", fetched, aim=Aim(1.1, True, True)))
     peer_table(outcome, samples, everybody, {})
+    fetched_curves(outcome, samples, "shuffled")
     by_readers = {readers: samples}
     for number in settings.reader_counts:
         if number != readers:

@@ -113,6 +113,14 @@ def peer_table(outcome: Outcome, samples: Samples, peers: Iterable[Peer], verifi
         outcome.peers.append(figures)
 
 
+def fetched_curves(outcome: Outcome, samples: Samples, order: str) -> None:
+    """Add the bytes fetched a byte read, as one point for each peer."""
+    for name, found in samples.items():
+        fetched = fetched_per_byte(found)
+        if fetched is not None:
+            outcome.curves.append(Curve("fetched", f"{name}: {order}", [(0.0, fetched)]))
+
+
 def epoch_curves(outcome: Outcome, samples: Samples, plot: str) -> None:
     """Add the time to the n-th file, of each peer's typical reading."""
     for name, found in samples.items():
