@@ -60,9 +60,9 @@ def is_aggregated(url):
 
 
 def test_what_it_wrote_is_aggregated_while_a_mount_reads(store_url, daemon_of, tmp_path):
-    """Small dataranges become few by themselves, on each kind of store; a mount that reads all along sees every byte."""
+    """Small dataranges become few by themselves, on each kind of store; a mount that reads sees every byte."""
     daemon = daemon_of(make_store(store_url), aggregation=SMALL, collection=SOON, **FINE)
-    made = make(100)
+    made = make(70)
     with mounting(tmp_path) as mounted:
         mount = mounted(store_url)
         daemon.start()
@@ -77,7 +77,9 @@ def test_what_it_wrote_is_aggregated_while_a_mount_reads(store_url, daemon_of, t
     assert found == again == sorted(made.values())
     assert daemon.end() == 0
     assert daemon.contents() == once(made)
-    assert re.search(r"d: joined \d+-\d+: \d+ dataranges, \d+ bytes \(\d+ copied in the store, \d+ fetched\)", daemon.log)
+    assert re.search(
+        r"d: joined \d+-\d+: \d+ dataranges, \d+ bytes \(\d+ copied in the store, \d+ fetched\)", daemon.log
+    )
     assert re.search(r"d: collected \d+ objects, \d+ bytes, and 0 unfinished uploads; 0 unknown objects", daemon.log)
 
 
@@ -90,7 +92,7 @@ def test_a_byte_is_rewritten_at_most_once_a_tier(file_url, daemon_of):
         daemon.wait_empty()
     wait_until(lambda: is_aggregated(file_url))
     daemon.end()
-    added = {operation: 0 for operation in Operation}
+    added = dict.fromkeys(Operation, 0)
     rewritten = {}
     for commit in commits(file_url):
         added[commit.operation] += sum(each.tar_size for each in commit.add)
@@ -234,7 +236,9 @@ def test_two_daemons_on_one_write_directory(file_url, daemon_of):
     write(first.directory, {"a": b"1"})
     first.wait_empty()
     second.start()
-    second.wait_log(rf"another daemon \(process {first.process.pid}\) empties the write directory {first.directory}; end")
+    second.wait_log(
+        rf"another daemon \(process {first.process.pid}\) empties the write directory {first.directory}; end"
+    )
     write(first.directory, {"b": b"2"})
     first.wait_empty()
     assert "committed" not in second.log
