@@ -168,13 +168,17 @@ class Aggregator:
         self._done = 0
         since = datetime.now(UTC)
         self._step = Step(plan.first, plan.last, len(dataranges), plan.tar_size, 0, since)
-        spool = self._shared.spool
-        call = partial(aggregate, self._dataset, dataranges, snapshot, spool_dir=spool, progress=self._progress)
         try:
-            report = await self._attempts.checked(call)
+            report = await self._attempts.checked(partial(self._aggregate, plan, snapshot))
         finally:
             self._step = None
         self._note_step(plan, report, since)
+
+    def _aggregate(self, plan: Plan, snapshot: Snapshot) -> AggregateReport:
+        spool, sources = self._shared.spool, plan.dataranges
+        report = aggregate(self._dataset, sources, snapshot, spool_dir=spool, progress=self._progress)
+        self._shared.known.joined(report.snapshot.dataset_id, sources, report.datarange)
+        return report
 
     def _progress(self, size: int) -> None:
         self._done += size

@@ -76,6 +76,12 @@ class KnownPaths:
             self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, str(datarange.id)))
         seen.add(str(datarange.id))
 
+    def joined(self, dataset_id: str, sources: Iterable[Datarange], result: Datarange) -> None:
+        """Note that `result` has the paths of its sources, and need not be read where these were."""
+        _, seen = self._dataset(dataset_id)
+        if all(str(each.id) in seen for each in sources):
+            self.add(dataset_id, result, None)
+
     def candidates(self, dataset_id: str, files: Sequence[tuple[bytes, int]]) -> list[list[Candidate]]:
         """Return for each path and size the datapoints that may have both."""
         key, _ = self._dataset(dataset_id)

@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dasfs.config import StoreConfig
-from dasfs_daemon.config import REQUIRED, DaemonConfig, DatasetConfig, LimitsConfig, Reader, StatusConfig
+from dasfs.dataset.dataset import Dataset
+from dasfs.stores import open_store
+from dasfs_daemon.config import (
+    REQUIRED,
+    AggregationConfig,
+    CollectionConfig,
+    DaemonConfig,
+    DatasetConfig,
+    LimitsConfig,
+    Reader,
+    StatusConfig,
+)
+from dasfs_daemon.service import check
 from dasfs_daemon.toml_lines import find_lines
 from tests.commands import dasfs, succeed
 from tests.daemons import make_store
@@ -27,14 +39,25 @@ def read(tmp_path, text):
     return reader.read(), [str(each).removeprefix(str(path)) for each in reader.mistakes]
 
 
-@pytest.mark.parametrize("kind", [DaemonConfig, DatasetConfig, LimitsConfig, StatusConfig])
-def test_every_key_is_documented_with_its_default(kind):
-    """docs/daemon.md has a row for each key, and the default in it is the one of the code."""
+@pytest.mark.parametrize(
+    ("kind", "heading"),
+    [
+        (DaemonConfig, "At the top"),
+        (DatasetConfig, "`[datasets.NAME]`"),
+        (LimitsConfig, "`[limits]`"),
+        (StatusConfig, "`[status]`"),
+        (AggregationConfig, "`[aggregation]`"),
+        (CollectionConfig, "`[collection]`"),
+    ],
+)
+def test_every_key_is_documented_with_its_default(kind, heading):
+    """docs/daemon.md has a row for each key below its table's heading, and the default in it is the one of the code."""
+    section = PAGE.split(f"\n### {heading}\n")[1].split("\n#")[0]
     for each in fields(kind):
         if "default" not in each.metadata:
             continue
         default = each.metadata["default"]
-        row = re.search(rf"^\| `{each.name}` \| (.*?) \| .+\|$", PAGE, re.MULTILINE)
+        row = re.search(rf"^\| `{each.name}` \| (.*?) \| .+\|$", section, re.MULTILINE)
         assert row is not None, each.name
         if default is None or default is REQUIRED:
             assert row[1] == ("none" if default is None else "required"), each.name
@@ -74,6 +97,12 @@ def test_the_example_of_the_page_is_right(tmp_path):
         (GOOD + '[status]\nlisten = "9477"\n', ":5: status.listen: '9477' is not an address"),
         (GOOD + '[status]\nlisten = "::1:9477"\n', ":5: status.listen: '::1:9477' is not an address"),
         (GOOD + '[status]\nsocket = "daemon.sock"\n', ":5: status.socket: 'daemon.sock' must be a whole path"),
+        (GOOD + "aggregate = 1\n", ":4: datasets.a.aggregate: it must be true or false"),
+        (GOOD + "[aggregation]\ntarget = 1\n", ":5: aggregation.target: unknown key; did you mean 'target_size'?"),
+        (GOOD + "[aggregation]\ntarget_size = 0\n", ":5: aggregation.target_size: it must be more than nothing"),
+        (GOOD + "[aggregation]\ngrowth = 1\n", ":5: aggregation.growth: it must be a number from 2 to 1024"),
+        (GOOD + "[aggregation]\ninterval = 0\n", ":5: aggregation.interval: it must be a second or more"),
+        (GOOD + '[collection]\nremoved = "soon"\n', ":5: collection.removed: 'soon' is not a time"),
         (GOOD + "limits = 3\n", ":4: datasets.a.limits: unknown key"),
         ("limits = 3\n" + GOOD, ":1: limits: it must be a table"),
         ("[limit]\n" + GOOD, ":1: limit: unknown key; did you mean 'limits'?"),
@@ -93,6 +122,44 @@ def test_a_mistake_is_told_with_line_and_key(tmp_path, text, mistake):
     _, mistakes = read(tmp_path, text)
     assert len(mistakes) == 1
     assert mistakes[0].startswith(mistake)
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ('[collection]\nremoved = "3d"\nlog = "2d"\n', ":6: collection.log: it is shorter than `removed`: a commit"),
+        ('[collection]\nremoved = "100d"\n', ":4: collection.log: it is shorter than `removed`: a commit would go"),
+        ('[collection]\nuncommitted = "59m"\n', ":5: collection.uncommitted: it must be an hour or more: what is"),
+        (
+            'datarange_size = "2GiB"\n',
+            "aggregation.target_size: its 1,073,741,824 bytes are less than the 2,147,483,648 of a datarange of d: no",
+        ),
+        ('[aggregation]\ntarget_size = "1MiB"\n', ":5: aggregation.target_size: its 1,048,576 bytes are less than the"),
+    ],
+)
+def test_values_that_do_harm_together(tmp_path, text, mistake):
+    """`--check` tells of values that are fine each and wrong together, and why; also with what the dataset says."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "daemon.toml"
+    url = make_store(f"file://{tmp_path}/store")
+    path.write_text(f'[datasets.d]\nstore = "{url}"\ndirectory = "{tmp_path}/in"\n{text}')
+    mistakes = [str(each) for each in check(str(path)) if each.key != "state_directory"]
+    assert len(mistakes) == 1
+    assert mistake in mistakes[0]
+
+
+def test_a_dataset_that_is_not_aggregated_can_have_any_size(tmp_path):
+    """With `aggregate = false` a datarange may be larger than the target size."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "daemon.toml"
+    url = make_store(f"file://{tmp_path}/store")
+    with open_store(url) as store:
+        Dataset(store, "d").configure(datarange_size=2 << 30)
+    text = f'[datasets.d]\nstore = "{url}"\ndirectory = "{tmp_path}/in"\n'
+    path.write_text(text)
+    assert [each.key for each in check(str(path))] == ["aggregation.target_size"]
+    path.write_text(f"{text}aggregate = false\n")
+    assert check(str(path)) == []
 
 
 def test_all_mistakes_are_told_at_once(tmp_path):

@@ -60,9 +60,9 @@ def is_aggregated(url):
 
 
 def test_what_it_wrote_is_aggregated_while_a_mount_reads(store_url, daemon_of, tmp_path):
-    """Small dataranges become few by themselves, on each kind of store; a mount that reads all along sees every byte."""
+    """Small dataranges become few by themselves, on each kind of store; a mount that reads sees every byte."""
     daemon = daemon_of(make_store(store_url), aggregation=SMALL, collection=SOON, **FINE)
-    made = make(100)
+    made = make(70)
     with mounting(tmp_path) as mounted:
         mount = mounted(store_url)
         daemon.start()
