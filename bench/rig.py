@@ -100,13 +100,13 @@ def run(*command: str) -> float:
     return seconds
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float) -> float:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float, *, poll_s: float = POLL_S) -> float:
     """Return the seconds until `condition` held. Raises `BenchError` naming `what` when it takes too long."""
     started = time.monotonic()
     while not condition():
         if time.monotonic() - started > timeout_s:
             raise BenchError(f"{what} took more than {timeout_s:g} s")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     return time.monotonic() - started
 
 
@@ -169,9 +169,10 @@ def mount_memory(mountpoint: Path, count: int, size: int, *options: str) -> Abst
     return mounted(mountpoint, FUSE_MEMORY, *options, str(mountpoint), str(count), str(size))
 
 
-def mount_dasfs(mountpoint: Path, store: str, cache: Path) -> AbstractContextManager[Mount]:
+def mount_dasfs(mountpoint: Path, store: str, cache: Path, *options: str) -> AbstractContextManager[Mount]:
     """Mount every dataset of a store below `mountpoint`."""
-    return mounted(mountpoint, DASFS, "mount", store, str(mountpoint), "--cache-dir", str(cache), "--foreground")
+    command = (DASFS, "mount", store, str(mountpoint), "--cache-dir", str(cache), "--foreground")
+    return mounted(mountpoint, *command, *options)
 
 
 def read_rate(directory: Path, readers: int) -> float:
@@ -203,10 +204,10 @@ def disk_usage(directory: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in paths)
 
 
-def make_files(directory: Path, count: int, size: int) -> None:
-    """Make files of random bytes, named as datapoints from 0 on; the same ones each time."""
+def make_files(directory: Path, count: int, size: int, name: str = "{:020d}.bin") -> None:
+    """Make files of random bytes, named by their numbers from 0 on; the same ones each time."""
     directory.mkdir()
     source = random.Random(count)
     for number in range(count):
-        (directory / f"{number:020d}.bin").write_bytes(source.randbytes(size))
+        (directory / name.format(number)).write_bytes(source.randbytes(size))
     os.sync()

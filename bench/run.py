@@ -6,7 +6,7 @@
     make bench BENCH='put --store s3://bucket'    a real S3 store, as boto3 finds it
 
 Machines differ and are noisy: what counts is the ratio within one run. `warm` and `million` need root, since
-the kernel must forget files between two readings.
+the kernel must forget files between two readings; `latency` mounts as any user.
 """
 
 import argparse
@@ -16,11 +16,12 @@ import tempfile
 from pathlib import Path
 
 import cases
+import daemon_cases
 from plot import draw
 from rig import FUSE_MEMORY, OUT, BenchError, Outcome, table
 
 MOUNTING = ("warm", "million")
-CASES = (*MOUNTING, "put")
+CASES = (*MOUNTING, "put", "daemon", "backlog", "latency")
 
 
 def measure(case: str, work: Path, arguments: argparse.Namespace) -> Outcome:
@@ -28,7 +29,13 @@ def measure(case: str, work: Path, arguments: argparse.Namespace) -> Outcome:
         return cases.warm(work)
     if case == "million":
         return cases.million(work, datapoints=arguments.datapoints)
-    return cases.put(work, store=arguments.store)
+    if case == "put":
+        return cases.put(work, store=arguments.store)
+    if case == "daemon":
+        return daemon_cases.daemon(work, store=arguments.store, scale=arguments.scale)
+    if case == "backlog":
+        return daemon_cases.backlog(work, files=arguments.files)
+    return daemon_cases.latency(work)
 
 
 def parse() -> argparse.Namespace:
@@ -36,9 +43,11 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one or more of {', '.join(CASES)}; all without")
-    parser.add_argument("--store", help="for put: s3://BUCKET[/PREFIX]; without it a folder")
+    parser.add_argument("--store", help="for put and daemon: s3://BUCKET[/PREFIX]; without it a folder")
     parser.add_argument("--datapoints", type=int, default=1_000_000, help="for million: how many (default 1000000)")
-    parser.add_argument("--work", type=Path, help="where the data goes, 3 GB for million (default: TMPDIR)")
+    parser.add_argument("--scale", type=float, default=1.0, help="for daemon: which part of its files (default 1)")
+    parser.add_argument("--files", type=int, default=1_000_000, help="for backlog: how many (default 1000000)")
+    parser.add_argument("--work", type=Path, help="where the data goes, up to 40 GB for daemon (default: TMPDIR)")
     arguments = parser.parse_args()
     arguments.cases = arguments.cases or list(CASES)
     unknown = [case for case in arguments.cases if case not in CASES]

@@ -1,0 +1,128 @@
+"""A running `dasfs daemon` for the cases: one write directory, started and ended, its log and its journal looked at."""
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from rig import DASFS, POLL_S, BenchError, wait_until
+
+DATASET: Final = "bench"
+READY: Final = b"the daemon runs with"
+_COMMITTED: Final = re.compile(rb"committed \d+-\d+: (\d+) files")
+_TICKS_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+_END_TIMEOUT_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class Daemon:
+    """A daemon of one dataset, below `home`. `settings` are those of the dataset in its configuration."""
+
+    home: Path
+    store: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    pid: int = 0
+    started: float = 0.0
+
+    @property
+    def directory(self) -> Path:
+        """The write directory."""
+        return self.home / "in"
+
+    @property
+    def log(self) -> bytes:
+        return (self.home / "log").read_bytes()
+
+    def prepare(self) -> None:
+        """Make the directories and the configuration."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lines = [f'state_directory = "{self.home}/state"', f"[datasets.{DATASET}]", f'store = "{self.store}"']
+        lines += [f'directory = "{self.directory}"', *(f'{key} = "{value}"' for key, value in self.settings.items())]
+        (self.home / "daemon.toml").write_text("\n".join(lines) + "\n")
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Start the daemon, and end it with the block."""
+        with (self.home / "log").open("wb") as log:
+            self.started = monotonic()
+            command = [DASFS, "daemon", "--config", str(self.home / "daemon.toml")]
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        self.pid = process.pid
+        try:
+            yield
+            if process.poll() is not None:
+                raise BenchError(f"the daemon ended: {self.log.decode(errors='replace')}")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def wait_ready(self, timeout_s: float = 60.0) -> float:
+        """Return the seconds from the start until it watches."""
+        wait_until(lambda: READY in self.log, "the start of the daemon", timeout_s)
+        return monotonic() - self.started
+
+    def wait_committed(self, files: int, timeout_s: float) -> float:
+        """Return the seconds from the start until so many files are committed."""
+        wait_until(lambda: sum(map(int, _COMMITTED.findall(self.log))) >= files, f"{files} commits", timeout_s)
+        return monotonic() - self.started
+
+    def wait_empty(self, timeout_s: float) -> float:
+        """Return the seconds from the start until the write directory has nothing in it."""
+        wait_until(lambda: next(os.scandir(self.directory), None) is None, "emptying the directory", timeout_s)
+        return monotonic() - self.started
+
+    def wait_taken(self, files: int, timeout_s: float) -> float:
+        """Return the seconds from the start until so many files wait in the journal."""
+
+        def taken() -> bool:
+            path = self.home / "state" / "journal.db"
+            if not path.exists():
+                return False
+            try:
+                with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as journal:
+                    (count,) = journal.execute("SELECT sum(files) FROM waiting").fetchone()
+            except sqlite3.OperationalError:
+                return False  # it is being made
+            return (count or 0) >= files
+
+        wait_until(taken, f"taking {files} files", timeout_s, poll_s=10 * POLL_S)
+        return monotonic() - self.started
+
+    def cpu_s(self) -> float:
+        """Return the seconds of CPU that it took so far, with its children."""
+        return sum(map(_cpu_s, _family(self.pid)))
+
+    def peak(self) -> int:
+        """Return the most memory that it ever had resident, in bytes, with its children."""
+        return sum(_memory(pid, "VmHWM:") for pid in _family(self.pid))
+
+    def resident(self) -> int:
+        """Return the resident memory that it has now, in bytes, with its children."""
+        return sum(_memory(pid, "VmRSS:") for pid in _family(self.pid))
+
+
+def _family(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *map(int, children)]
+
+
+def _cpu_s(pid: int) -> float:
+    # After the name: utime, stime, and both of the children that ended.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) * _TICKS_S
+
+
+def _memory(pid: int, name: str) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name))
