@@ -7,11 +7,12 @@ anything is sent. Until somebody commits what `upload` returns, nobody sees it.
 be at work.
 """
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Final, Self
+
+from isal import isal_zlib
 
 from dasfs.dataset.exclusive import put_new
 from dasfs.dataset.model import Datarange
@@ -188,7 +189,7 @@ class DatarangeWriter:
         self, spool: Spool, number: int, extension: str, mtime: int, data: bytes, original_name: str | None
     ) -> int:
         codec, stored = compress(self._compression, data, extension) if self._compresses else (Codec.NONE, data)
-        crc32 = zlib.crc32(data)
+        crc32 = isal_zlib.crc32(data)
         size = len(stored)
         header = encode_header(f"{number:020d}.{extension}{codec.suffix}", size, mtime)
         self._describe(spool.size, size, len(data), mtime, crc32, extension, codec, original_name)
@@ -213,7 +214,7 @@ class DatarangeWriter:
             chunk = _read(source, min(left, CHUNK_SIZE), number)
             if not chunk:
                 raise _changed(number, size, size - left)
-            crc32 = zlib.crc32(chunk, crc32)
+            crc32 = isal_zlib.crc32(chunk, crc32)
             spool.write(chunk)
             left -= len(chunk)
         if _read(source, 1, number):
