@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
-from dasfs.dataset.local import Source, checksum
+from dasfs.dataset.local import checksum
 from dasfs.dataset.model import Datarange, Snapshot
 from dasfs.dataset.put_plan import Existing, is_candidate, refusal
 from dasfs.dataset.writer import is_uploaded
 from dasfs.errors import Corrupt, DasfsError
 from dasfs.formats.manifest import Manifest
 from dasfs.names import DatarangeId
+from dasfs_daemon.files import make_source
 from dasfs_daemon.known import KnownPaths
 from dasfs_daemon.origin import FileRow
 
@@ -44,13 +45,14 @@ NEW: Final = Verdict()
 class Comparer:
     """Compares files with what a dataset has."""
 
-    def __init__(self, dataset: Dataset, known: KnownPaths) -> None:
+    def __init__(self, dataset: Dataset, known: KnownPaths, directory: str) -> None:
         self._dataset = dataset
         self._known = known
+        self._directory = directory
         self._manifests: OrderedDict[DatarangeId, Manifest] = OrderedDict()
         self._whole: dict[DatarangeId, bool] = {}
 
-    def compare(self, files: Sequence[tuple[FileRow, Source]], snapshot: Snapshot) -> list[Verdict]:
+    def compare(self, files: Sequence[FileRow], snapshot: Snapshot) -> list[Verdict]:
         """Return the verdict on each file: all numbered, or all not.
 
         Raises what reading the store raises; a file that can't be read is `NEW`, and told of when it is packed.
@@ -58,24 +60,25 @@ class Comparer:
         self._whole.clear()
         if not files:
             return []
-        if files[0][0].numbered:
-            return [self._numbered(source, snapshot) for _, source in files]
+        if files[0].numbered:
+            return [self._numbered(row, snapshot) for row in files]
         self._known.update(self._dataset, snapshot)
-        candidates = self._known.numbers(snapshot.dataset_id, (row.path for row, _ in files))
+        candidates = self._known.numbers(snapshot.dataset_id, [row.path for row in files])
         return [
-            self._unnumbered(row, source, numbers, snapshot)
-            for (row, source), numbers in zip(files, candidates, strict=True)
+            self._unnumbered(row, numbers, snapshot) if numbers else NEW
+            for row, numbers in zip(files, candidates, strict=True)
         ]
 
-    def _numbered(self, source: Source, snapshot: Snapshot) -> Verdict:
-        assert source.number is not None
-        datarange = snapshot.find(source.number)
+    def _numbered(self, row: FileRow, snapshot: Snapshot) -> Verdict:
+        assert row.number is not None
+        datarange = snapshot.find(row.number)
         if datarange is None:
             return NEW
-        existing = self._existing(datarange, source.number)
-        if not is_candidate(source, existing):
-            return Verdict(clash=refusal(source, existing))
+        existing = self._existing(datarange, row.number)
         try:
+            source = make_source(self._directory, row)
+            if not is_candidate(source, existing):
+                return Verdict(clash=refusal(source, existing))
             same = checksum(source) == existing.crc32
         except DasfsError:
             return NEW
@@ -83,7 +86,7 @@ class Comparer:
             return Verdict(clash=_missing(datarange))
         return Verdict(same=True) if same else Verdict(clash=refusal(source, existing))
 
-    def _unnumbered(self, row: FileRow, source: Source, numbers: Sequence[int], snapshot: Snapshot) -> Verdict:
+    def _unnumbered(self, row: FileRow, numbers: Sequence[int], snapshot: Snapshot) -> Verdict:
         for number in numbers:
             datarange = snapshot.find(number)
             if datarange is None:
@@ -92,9 +95,10 @@ class Comparer:
             if names is None or names.path(number - datarange.first) != row.path:
                 continue
             existing = self._existing(datarange, number)
-            if not is_candidate(source, existing):
-                continue
             try:
+                source = make_source(self._directory, row)
+                if not is_candidate(source, existing):
+                    continue
                 if checksum(source) == existing.crc32 and self._is_whole(datarange):
                     return Verdict(same=True)
             except DasfsError:

@@ -5,7 +5,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -32,7 +32,7 @@ SCAN_SHARE: Final = 10
 
 
 class Inlet:
-    """Takes what arrives in one write directory. `taken` is called when the journal has something new."""
+    """Takes what arrives in one write directory."""
 
     def __init__(
         self,
@@ -41,7 +41,6 @@ class Inlet:
         rejects: Rejects,
         attempts: Attempts,
         tally: Tally,
-        taken: Callable[[], None],
     ) -> None:
         self.last_scan: datetime | None = None
         self._config = config
@@ -49,7 +48,6 @@ class Inlet:
         self._rejects = rejects
         self._attempts = attempts
         self._tally = tally
-        self._taken = taken
         self._hints = Hints(config.directory)
         self._watcher = Watcher(config.directory, self._hints)
         # When each path may be looked at (trio's clock), ascending.
@@ -148,5 +146,3 @@ class Inlet:
     def _note(self, looked: Looked) -> None:
         self._tally.add(taken_files=looked.files, taken_bytes=looked.size, rejected_files=looked.rejected)
         self.look_at(looked.later)
-        if looked.files:
-            self._taken()

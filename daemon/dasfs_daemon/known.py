@@ -9,7 +9,7 @@ so a broken index is built anew.
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from dasfs.cache.database import Schema, open_database, translated
@@ -62,12 +62,15 @@ class KnownPaths:
             self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, str(datarange.id)))
         seen.add(str(datarange.id))
 
-    def numbers(self, dataset_id: str, paths: Iterable[bytes]) -> list[list[int]]:
+    def numbers(self, dataset_id: str, paths: Sequence[bytes]) -> list[list[int]]:
         """Return for each path the numbers that may have it: the manifests know."""
         key, _ = self._dataset(dataset_id)
-        query = "SELECT number FROM path WHERE dataset = ? AND digest = ?"
+        query = "SELECT ?3, number FROM path WHERE dataset = ?1 AND digest = ?2"
+        found: list[list[int]] = [[] for _ in paths]
         with self._lock, translated(self._path):
-            return [[row[0] for row in self._db.execute(query, (key, _digest(path)))] for path in paths]
+            for k, number in self._db.executemany(query, ((key, _digest(path), k) for k, path in enumerate(paths))):
+                found[k].append(number)
+        return found
 
     def close(self) -> None:
         with self._lock:

@@ -83,7 +83,7 @@ class Life:
         dataset = Dataset(store, name)
         place = Place(config.directory, shared.spool, config.compression)
         self._shipping = Shipping(dataset, place, self._journal, shared.throttle, self._stop)
-        comparer = Comparer(dataset, shared.known)
+        comparer = Comparer(dataset, shared.known, config.directory)
         self._planner = Planner(dataset, config, self._journal, comparer, self._rejects)
         # One more than upload at once is packed, so that no upload waits for the packer.
         self._slots = trio.Semaphore(int(shared.uploads.total_tokens) + 1)
@@ -93,8 +93,13 @@ class Life:
         """Make the tasks' objects; counts go on from those of the life before."""
         self.record = record
         config, attempts, tally = self._config, self._attempts, record.tally
-        intake = Intake(self._name, config, self._journal, self._rejects)
-        self.inlet = Inlet(config, intake, self._rejects, attempts, tally, self._wake)
+        token = trio.lowlevel.current_trio_token()
+
+        def taken() -> None:
+            token.run_sync_soon(self._wake, idempotent=True)
+
+        intake = Intake(self._name, config, self._journal, self._rejects, taken)
+        self.inlet = Inlet(config, intake, self._rejects, attempts, tally)
         self.outlet = Outlet(config, self._shipping, attempts, tally, self.inlet.look_at)
 
     async def run(self) -> None:

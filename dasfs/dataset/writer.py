@@ -19,7 +19,7 @@ from dasfs.dataset.model import Datarange
 from dasfs.dataset.spool import CHUNK_SIZE, DEFAULT_DIRECTORY, Spool
 from dasfs.errors import AlreadyExists, Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
 from dasfs.formats.compression import MAX_COMPRESSIBLE, Codec, Compression, compress
-from dasfs.formats.index import IndexEntry, encode_index
+from dasfs.formats.index import encode_entry
 from dasfs.formats.manifest import Manifest, ManifestBuilder
 from dasfs.formats.segments import Segment
 from dasfs.formats.tar import BLOCK_SIZE, END_OF_ARCHIVE, encode_header, padding
@@ -87,7 +87,7 @@ class DatarangeWriter:
         self._compression = compression
         self._compresses = compression.codec is not Codec.NONE
         self._builder = ManifestBuilder(dataset)
-        self._entries: list[IndexEntry] = []
+        self._index = bytearray()
         self._first: int | None = None
         self._next = 0
         self._data_size = 0
@@ -97,7 +97,7 @@ class DatarangeWriter:
 
     @property
     def count(self) -> int:
-        return len(self._entries)
+        return 0 if self._first is None else self._next - self._first
 
     @property
     def tar_size(self) -> int:
@@ -149,7 +149,7 @@ class DatarangeWriter:
             tar_size=tar_size,
             data_size=self._data_size,
             named=self._named,
-            index=encode_index(self._entries),
+            index=bytes(self._index),
             _builder=self._builder,
             _block_crcs=block_crcs,
             _spool=spool,
@@ -245,7 +245,7 @@ class DatarangeWriter:
             codec=codec,
             original_name=original_name,
         )
-        self._entries.append(IndexEntry(header_offset, 1, stored_size))
+        self._index += encode_entry(header_offset, 1, stored_size)
         self._data_size += true_size
         self._named = self._named or bool(original_name)
 

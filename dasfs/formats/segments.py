@@ -62,7 +62,7 @@ class BlockChecksums:
         self._crc = 0
         self._room = CHECKSUM_BLOCK_SIZE  # how much the block at hand can still take
 
-    def update(self, data: bytes | memoryview) -> None:
+    def update(self, data: bytes | bytearray | memoryview) -> None:
         """Take the bytes (any number of them) that follow those of the last call."""
         if len(data) >= self._room:
             view = memoryview(data)
