@@ -18,13 +18,14 @@ from typing import Final
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.fetch import Datapoint
-from dasfs.dataset.local import Source, checksum
+from dasfs.dataset.local import checksum
 from dasfs.dataset.model import Datarange, Snapshot
 from dasfs.dataset.put_plan import Existing, is_candidate, refusal
 from dasfs.dataset.writer import is_uploaded
 from dasfs.errors import Corrupt, DasfsError
 from dasfs.formats.manifest import Manifest
 from dasfs.names import DatarangeId
+from dasfs_daemon.files import make_source
 from dasfs_daemon.known import Candidate, KnownPaths
 from dasfs_daemon.likeness import Likeness, Match, compare_bytes
 from dasfs_daemon.origin import FileRow
@@ -47,13 +48,14 @@ NEW: Final = Verdict()
 class Comparer:
     """Compares files with what a dataset has."""
 
-    def __init__(self, dataset: Dataset, known: KnownPaths) -> None:
+    def __init__(self, dataset: Dataset, known: KnownPaths, directory: str) -> None:
         self._dataset = dataset
         self._known = known
+        self._directory = directory
         self._manifests: OrderedDict[DatarangeId, Manifest] = OrderedDict()
         self._whole: dict[DatarangeId, bool] = {}
 
-    def compare(self, files: Sequence[tuple[FileRow, Source]], snapshot: Snapshot) -> list[Verdict]:
+    def compare(self, files: Sequence[FileRow], snapshot: Snapshot) -> list[Verdict]:
         """Return the verdict on each file: all numbered, or all not.
 
         Raises what reading the store raises; a file that can't be read is `NEW`, and told of when it is packed.
@@ -61,14 +63,14 @@ class Comparer:
         self._whole.clear()
         if not files:
             return []
-        if files[0][0].numbered:
-            return self._confirm([self._numbered(source, snapshot) for _, source in files])
+        if files[0].numbered:
+            return self._confirm([self._numbered(row, snapshot) for row in files])
         self._known.update(self._dataset, snapshot)
-        candidates = self._known.candidates(snapshot.dataset_id, [(row.path, row.stamp.size) for row, _ in files])
+        candidates = self._known.candidates(snapshot.dataset_id, [(row.path, row.stamp.size) for row in files])
         return self._confirm(
             [
-                self._unnumbered(row, source, each, snapshot) if each else NEW
-                for (row, source), each in zip(files, candidates, strict=True)
+                self._unnumbered(row, each, snapshot) if each else NEW
+                for row, each in zip(files, candidates, strict=True)
             ]
         )
 
@@ -81,16 +83,17 @@ class Comparer:
             for each in found
         ]
 
-    def _numbered(self, source: Source, snapshot: Snapshot) -> Verdict | list[Match]:
-        assert source.number is not None
-        datarange = snapshot.find(source.number)
+    def _numbered(self, row: FileRow, snapshot: Snapshot) -> Verdict | list[Match]:
+        assert row.number is not None
+        datarange = snapshot.find(row.number)
         if datarange is None:
             return NEW
-        datapoint = self._datapoint(datarange, source.number)
+        datapoint = self._datapoint(datarange, row.number)
         existing = _existing(datapoint)
-        if not is_candidate(source, existing):
-            return Verdict(clash=refusal(source, existing))
         try:
+            source = make_source(self._directory, row)
+            if not is_candidate(source, existing):
+                return Verdict(clash=refusal(source, existing))
             same = checksum(source) == existing.crc32
         except DasfsError:
             return NEW
@@ -98,10 +101,9 @@ class Comparer:
             return Verdict(clash=_missing(datarange))
         return [Match(source, datapoint)] if same else Verdict(clash=refusal(source, existing))
 
-    def _unnumbered(
-        self, row: FileRow, source: Source, candidates: Sequence[Candidate], snapshot: Snapshot
-    ) -> Verdict | list[Match]:
+    def _unnumbered(self, row: FileRow, candidates: Sequence[Candidate], snapshot: Snapshot) -> Verdict | list[Match]:
         try:
+            source = make_source(self._directory, row)
             crc32 = checksum(source)
         except DasfsError:
             return NEW

@@ -32,7 +32,7 @@ SCAN_SHARE: Final = 10
 
 
 class Inlet:
-    """Takes what arrives in one write directory. `taken` is called when the journal has something new.
+    """Takes what arrives in one write directory.
 
     `claim` is called, in a thread, before each scan: it raises unless the directory is ours.
     """
@@ -44,7 +44,6 @@ class Inlet:
         rejects: Rejects,
         attempts: Attempts,
         tally: Tally,
-        taken: Callable[[], None],
         claim: Callable[[], None],
     ) -> None:
         self.last_scan: datetime | None = None
@@ -53,7 +52,6 @@ class Inlet:
         self._rejects = rejects
         self._attempts = attempts
         self._tally = tally
-        self._taken = taken
         self._claim = claim
         self._hints = Hints(config.directory)
         self._watcher = Watcher(config.directory, self._hints)
@@ -155,5 +153,3 @@ class Inlet:
     def _note(self, looked: Looked) -> None:
         self._tally.add(taken_files=looked.files, taken_bytes=looked.size, rejected_files=looked.rejected)
         self.look_at(looked.later)
-        if looked.files:
-            self._taken()

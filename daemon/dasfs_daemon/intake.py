@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,14 +48,17 @@ class Looked:
 
 
 class Intake:
-    """Takes complete files of one write directory."""
+    """Takes complete files of one write directory. `taken` is called, from its thread, for each batch of them."""
 
-    def __init__(self, name: str, config: DatasetConfig, journal: OriginJournal, rejects: Rejects) -> None:
+    def __init__(
+        self, name: str, config: DatasetConfig, journal: OriginJournal, rejects: Rejects, taken: Callable[[], None]
+    ) -> None:
         self._name = name
         self._top = os.fsencode(config.directory)
         self._config = config
         self._journal = journal
         self._rejects = rejects
+        self._taken = taken
         self._ignore = Ignore(config.ignore)
         self._told: set[bytes] = set()
         # Files from the future, by the clock: the stamp with which they were first seen, and when (monotonic).
@@ -107,7 +110,7 @@ class Intake:
                 self._look_again(each.path, looked)
         settled.sort(key=lambda each: (each.status.st_ctime_ns, each.path))
         candidates = [(each, NewFile(each.path, stamp_of(each.status), None)) for each in settled]
-        known = self._journal.look_up(file for _, file in candidates)
+        known = self._journal.look_up([file for _, file in candidates])
         new = [
             file
             for (each, file), there in zip(candidates, known, strict=True)
@@ -118,6 +121,7 @@ class Intake:
         accepted = [file for each in new if (file := self._name_file(each, looked)) is not None]
         if accepted:
             self._journal.take(accepted, time.time())
+            self._taken()
             looked.files += len(accepted)
             looked.size += sum(each.stamp.size for each in accepted)
 

@@ -85,11 +85,13 @@ class KnownPaths:
     def candidates(self, dataset_id: str, files: Sequence[tuple[bytes, int]]) -> list[list[Candidate]]:
         """Return for each path and size the datapoints that may have both."""
         key, _ = self._dataset(dataset_id)
-        query = "SELECT number, crc32 FROM path WHERE dataset = ? AND digest = ?"
+        query = "SELECT ?3, number, crc32 FROM path WHERE dataset = ?1 AND digest = ?2"
+        wanted = ((key, _digest(path, size), k) for k, (path, size) in enumerate(files))
+        found: list[list[Candidate]] = [[] for _ in files]
         with self._lock, translated(self._path):
-            return [
-                [Candidate(*row) for row in self._db.execute(query, (key, _digest(path, size)))] for path, size in files
-            ]
+            for k, number, crc32 in self._db.executemany(query, wanted):
+                found[k].append(Candidate(number, crc32))
+        return found
 
     def close(self) -> None:
         with self._lock:

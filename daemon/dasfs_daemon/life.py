@@ -67,7 +67,7 @@ class Life:
         self._background = Dataset(BackgroundStore(store, shared.throttle, self._stop), name)
         place = Place(config.directory, shared.spool, config.compression)
         self._shipping = Shipping(dataset, place, self._journal, shared.throttle, self._stop, self._expiry_s)
-        comparer = Comparer(dataset, shared.known)
+        comparer = Comparer(dataset, shared.known, config.directory)
         self._planner = Planner(dataset, config, self._journal, comparer, self._rejects)
         # One more than upload at once is packed, so that no upload waits for the packer.
         self._slots = trio.Semaphore(int(shared.uploads.total_tokens) + 1)
@@ -77,8 +77,13 @@ class Life:
         """Make the tasks' objects; counts go on from those of the life before."""
         self.record = record
         config, attempts, tally = self._config, self._attempts, record.tally
-        intake = Intake(self._name, config, self._journal, self._rejects)
-        self.inlet = Inlet(config, intake, self._rejects, attempts, tally, self._wake, self._lock.ensure)
+        token = trio.lowlevel.current_trio_token()
+
+        def taken() -> None:
+            token.run_sync_soon(self._wake, idempotent=True)
+
+        intake = Intake(self._name, config, self._journal, self._rejects, taken)
+        self.inlet = Inlet(config, intake, self._rejects, attempts, tally, self._lock.ensure)
         self.outlet = Outlet(config, self._shipping, attempts, tally, self.inlet.look_at)
         self.aggregator = Aggregator(self._background, self._shipping, self._shared, attempts, record, self._is_full)
         self.collector = Collector(self._background, self._shared, attempts, record)

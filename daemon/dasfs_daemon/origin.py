@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import apsw
 
@@ -54,6 +54,9 @@ class Known:
 
     stamp: Stamp | None
     twins: tuple[bytes, ...]
+
+
+_UNKNOWN: Final = Known(None, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +123,19 @@ class OriginJournal:
         """Refuse everything from now on."""
         self._closed = True
 
-    def look_up(self, files: Iterable[NewFile]) -> list[Known]:
+    def look_up(self, files: Sequence[NewFile]) -> list[Known]:
         """Return what the journal knows of each of `files`, in their order."""
-        by_path = "SELECT size, mtime_ns, inode FROM file WHERE (origin, path) = (?, ?)"
-        by_inode = "SELECT path FROM file WHERE (origin, inode) = (?, ?) AND (size, mtime_ns) = (?, ?)"
-        found = []
+        by_path = "SELECT ?3, size, mtime_ns, inode FROM file WHERE (origin, path) = (?1, ?2)"
+        by_inode = "SELECT ?5, path FROM file WHERE (origin, inode) = (?1, ?2) AND (size, mtime_ns) = (?3, ?4)"
+        found = [_UNKNOWN] * len(files)
         with self._transaction() as db:
-            for each in files:
-                row = db.execute(by_path, (self._origin, each.path)).fetchone()
-                if row is not None:
-                    found.append(Known(Stamp(*row), ()))
-                    continue
-                stamp = each.stamp
-                twins = db.execute(by_inode, (self._origin, stamp.inode, stamp.size, stamp.mtime_ns))
-                found.append(Known(None, tuple(path for (path,) in twins)))
+            places = ((self._origin, each.path, k) for k, each in enumerate(files))
+            for k, *stamp in db.executemany(by_path, places):
+                found[k] = Known(Stamp(*stamp), ())
+            stamps = ((k, each.stamp) for k, each in enumerate(files) if found[k].stamp is None)
+            keys = ((self._origin, stamp.inode, stamp.size, stamp.mtime_ns, k) for k, stamp in stamps)
+            for k, path in db.executemany(by_inode, keys):
+                found[k] = Known(None, (*found[k].twins, path))
         return found
 
     def rename(self, old: bytes, new: bytes) -> bool:

@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dasfs.dataset.dataset import Dataset
-from dasfs.dataset.local import Source
 from dasfs.dataset.model import Snapshot
-from dasfs.errors import InvalidInput
 from dasfs.names import MAX_NUMBER
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.existing import Comparer
-from dasfs_daemon.files import Removal, make_source, remove
+from dasfs_daemon.files import Removal, remove
 from dasfs_daemon.origin import DatarangeRow, FileRow, OriginJournal
 from dasfs_daemon.plan import MAX_FILES, Run, choose_runs, cut_runs, fit_run, free_numbers
 from dasfs_daemon.rejects import Rejects
@@ -92,14 +90,8 @@ class Planner:
 
     def _sort_out(self, rows: Sequence[FileRow], snapshot: Snapshot, plan: Plan) -> list[FileRow]:
         """Return the files that are new; remove duplicates, and reject what clashes."""
-        files: list[tuple[FileRow, Source]] = []
-        for row in rows:
-            try:
-                files.append((row, make_source(self._config.directory, row)))
-            except InvalidInput as error:
-                self._reject(row, str(error), plan)
         new = []
-        for (row, _), verdict in zip(files, self._comparer.compare(files, snapshot), strict=True):
+        for row, verdict in zip(rows, self._comparer.compare(rows, snapshot), strict=True):
             if verdict.clash is not None:
                 self._reject(row, str(verdict.clash), plan)
             elif verdict.same:
@@ -122,8 +114,7 @@ class Planner:
             plan.duplicates += 1
 
     def _is_there(self, row: FileRow, snapshot: Snapshot) -> bool:
-        source = make_source(self._config.directory, row)
-        return self._comparer.compare([(row, source)], snapshot)[0].same
+        return self._comparer.compare([row], snapshot)[0].same
 
     def _reject(self, row: FileRow, reason: str, plan: Plan) -> None:
         plan.rejected += 1

@@ -6,11 +6,11 @@ were checked.
 """
 
 import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import trio
+from isal import isal_zlib
 
 from dasfs.cache.block_files import OpenFile, write_all
 from dasfs.cache.block_table import CachedSegment
@@ -81,7 +81,7 @@ class Fetch:
         return data[place : place + block_length(block, self.segment.length)]
 
     def _is_right(self, block: int, data: memoryview) -> bool:
-        return zlib.crc32(self.piece(block, data)) == self.segment.crc(block)
+        return isal_zlib.crc32(self.piece(block, data)) == self.segment.crc(block)
 
     def _fetch_again(self, store: Store, block: int, data: memoryview) -> DasfsError | None:
         try:

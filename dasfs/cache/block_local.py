@@ -7,7 +7,8 @@ states and the `pread` that relies on it.
 import errno
 import logging
 import os
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 from dasfs.cache.block_files import BlockFiles, OpenFile
 from dasfs.cache.block_space import Space

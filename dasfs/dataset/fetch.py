@@ -6,12 +6,13 @@ decoded whole.
 """
 
 import itertools
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
+
+from isal import isal_zlib
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.model import Datarange, Snapshot
@@ -154,7 +155,7 @@ def fetch(
     for piece in itertools.chain.from_iterable(_read_windows(dataset, plan_windows(datapoints), stored, jobs)):
         record = piece.datapoint.record
         if piece.start or not piece.last:  # a part; whole ones were checked where they were read
-            crc32 = zlib.crc32(piece.data, crc32 if piece.start else 0)
+            crc32 = isal_zlib.crc32(piece.data, crc32 if piece.start else 0)
             if piece.last and crc32 != record.crc32:
                 raise _damaged(dataset, piece.datapoint)
         yield piece
@@ -205,7 +206,7 @@ def _check(dataset: Dataset, datapoint: Datapoint, content: memoryview) -> bytes
             data = decompress(record.codec, content, record.true_size)
         except Corrupt as error:
             raise _damaged(dataset, datapoint) from error
-    if zlib.crc32(data) != record.crc32:
+    if isal_zlib.crc32(data) != record.crc32:
         raise _damaged(dataset, datapoint)
     return data
 

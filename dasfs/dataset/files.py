@@ -9,10 +9,11 @@ original path leads out of the directory.
 
 import os
 import stat
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
+
+from isal import isal_zlib
 
 from dasfs.dataset.fetch import Datapoint, Piece
 from dasfs.dataset.local import READ_SIZE, local_error
@@ -141,7 +142,7 @@ def _checksum(path: str) -> int:
         with open(path, "rb", buffering=0) as file:
             crc = 0
             while chunk := file.read(READ_SIZE):
-                crc = zlib.crc32(chunk, crc)
+                crc = isal_zlib.crc32(chunk, crc)
             return crc
     except OSError as error:
         raise local_error(error, path) from error

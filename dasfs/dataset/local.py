@@ -6,10 +6,11 @@ are compared after each read that finishes it, and a difference is an error, nev
 
 import errno
 import os
-import zlib
 from dataclasses import dataclass
 from io import RawIOBase
 from typing import BinaryIO, Final, cast
+
+from isal import isal_zlib
 
 from dasfs.errors import (
     AccessDenied,
@@ -77,11 +78,11 @@ def open_source(source: Source) -> BinaryIO:
 def checksum(source: Source) -> int:
     """Return the CRC-32 of the content of one source. Raises what `read` raises."""
     if source.size <= READ_SIZE:
-        return zlib.crc32(read(source))
+        return isal_zlib.crc32(read(source))
     crc = 0
     with open_source(source) as file:
         while chunk := file.read(READ_SIZE):
-            crc = zlib.crc32(chunk, crc)
+            crc = isal_zlib.crc32(chunk, crc)
     return crc
 
 

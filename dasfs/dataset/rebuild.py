@@ -3,9 +3,10 @@
 **Concurrency:** any number of them may be built at once.
 """
 
-import zlib
 from collections.abc import Callable
 from typing import BinaryIO, Final
+
+from isal import isal_zlib
 
 from dasfs.dataset.reader import ObjectFile
 from dasfs.errors import Corrupt, InvalidInput, Unsupported
@@ -84,7 +85,7 @@ def _describe(builder: ManifestBuilder, file: BinaryIO, found: DatarangeMember) 
     file.seek(member.content_offset)
     while left:
         chunk = file.read(min(left, CHUNK_SIZE))
-        crc32 = zlib.crc32(chunk, crc32)
+        crc32 = isal_zlib.crc32(chunk, crc32)
         left -= len(chunk)
     builder.add(
         content_offset=member.content_offset,

@@ -18,6 +18,8 @@ from dasfs.stores.base import MIB
 
 # 100 files of 10 kB for each system call.
 CHUNK_SIZE: Final = MIB
+# Copying more than this into the buffer costs more than a system call for it.
+DIRECT_SIZE: Final = CHUNK_SIZE // 4
 # Not /tmp, which is often memory.
 DEFAULT_DIRECTORY: Final = "/var/tmp"
 
@@ -44,7 +46,12 @@ class Spool:
         """Append the pieces."""
         buffer = self._buffer
         for piece in pieces:
-            buffer += piece
+            if len(piece) < DIRECT_SIZE:
+                buffer += piece
+            else:
+                self._flush()
+                self._checksums.update(piece)
+                self._write_out(piece)
         if len(buffer) >= CHUNK_SIZE:
             self._flush()
 
@@ -52,8 +59,7 @@ class Spool:
         """Append `trailer` and return the checksums of all blocks before it. Nothing can follow."""
         self._flush()
         block_crcs = self._checksums.finish()
-        self._buffer += trailer
-        self._write_out()
+        self._write_out(trailer)
         return block_crcs
 
     def cut(self) -> bytes:
@@ -84,17 +90,16 @@ class Spool:
         self._file.close()
 
     def _flush(self) -> None:
-        with memoryview(self._buffer) as view:
-            self._checksums.update(view)
-        self._write_out()
+        self._checksums.update(self._buffer)
+        self._write_out(self._buffer)
+        self._buffer.clear()
 
-    def _write_out(self) -> None:
-        with self._translated(), memoryview(self._buffer) as left:
+    def _write_out(self, data: bytes | bytearray | memoryview) -> None:
+        with self._translated(), memoryview(data) as left:
             written = 0
             while written < len(left):
                 written += self._file.write(left[written:])
-        self._flushed += len(self._buffer)
-        self._buffer.clear()
+        self._flushed += len(data)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

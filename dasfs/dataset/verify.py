@@ -6,10 +6,11 @@ true bytes and of each block; the end of the TAR. Each TAR is read once, from st
 """
 
 import bisect
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
+
+from isal import isal_zlib
 
 from dasfs.dataset.model import Datarange, Snapshot
 from dasfs.dataset.reader import ObjectFile
@@ -254,11 +255,11 @@ def _content_problem(file: BinaryIO, record: Record) -> str | None:
         left = record.stored_size
         while left:
             chunk = file.read(min(left, CHUNK_SIZE))
-            crc32 = zlib.crc32(chunk, crc32)
+            crc32 = isal_zlib.crc32(chunk, crc32)
             left -= len(chunk)
     else:
         try:
-            crc32 = zlib.crc32(decompress(record.codec, file.read(record.stored_size), record.true_size))
+            crc32 = isal_zlib.crc32(decompress(record.codec, file.read(record.stored_size), record.true_size))
         except Corrupt as error:
             return error.message
     return None if crc32 == record.crc32 else f"its CRC-32 is {crc32:08x} instead of {record.crc32:08x}"

@@ -7,18 +7,19 @@ anything is sent. Until somebody commits what `upload` returns, nobody sees it.
 be at work.
 """
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Final, Self
+
+from isal import isal_zlib
 
 from dasfs.dataset.exclusive import put_new
 from dasfs.dataset.model import Datarange
 from dasfs.dataset.spool import CHUNK_SIZE, DEFAULT_DIRECTORY, Spool
 from dasfs.errors import AlreadyExists, Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
 from dasfs.formats.compression import MAX_COMPRESSIBLE, Codec, Compression, compress
-from dasfs.formats.index import IndexEntry, encode_index
+from dasfs.formats.index import encode_entry
 from dasfs.formats.manifest import Manifest, ManifestBuilder
 from dasfs.formats.segments import Segment
 from dasfs.formats.tar import BLOCK_SIZE, END_OF_ARCHIVE, encode_header, padding
@@ -86,7 +87,7 @@ class DatarangeWriter:
         self._compression = compression
         self._compresses = compression.codec is not Codec.NONE
         self._builder = ManifestBuilder(dataset)
-        self._entries: list[IndexEntry] = []
+        self._index = bytearray()
         self._first: int | None = None
         self._next = 0
         self._data_size = 0
@@ -96,7 +97,7 @@ class DatarangeWriter:
 
     @property
     def count(self) -> int:
-        return len(self._entries)
+        return 0 if self._first is None else self._next - self._first
 
     @property
     def tar_size(self) -> int:
@@ -148,7 +149,7 @@ class DatarangeWriter:
             tar_size=tar_size,
             data_size=self._data_size,
             named=self._named,
-            index=encode_index(self._entries),
+            index=bytes(self._index),
             _builder=self._builder,
             _block_crcs=block_crcs,
             _spool=spool,
@@ -188,7 +189,7 @@ class DatarangeWriter:
         self, spool: Spool, number: int, extension: str, mtime: int, data: bytes, original_name: str | None
     ) -> int:
         codec, stored = compress(self._compression, data, extension) if self._compresses else (Codec.NONE, data)
-        crc32 = zlib.crc32(data)
+        crc32 = isal_zlib.crc32(data)
         size = len(stored)
         header = encode_header(f"{number:020d}.{extension}{codec.suffix}", size, mtime)
         self._describe(spool.size, size, len(data), mtime, crc32, extension, codec, original_name)
@@ -213,7 +214,7 @@ class DatarangeWriter:
             chunk = _read(source, min(left, CHUNK_SIZE), number)
             if not chunk:
                 raise _changed(number, size, size - left)
-            crc32 = zlib.crc32(chunk, crc32)
+            crc32 = isal_zlib.crc32(chunk, crc32)
             spool.write(chunk)
             left -= len(chunk)
         if _read(source, 1, number):
@@ -244,7 +245,7 @@ class DatarangeWriter:
             codec=codec,
             original_name=original_name,
         )
-        self._entries.append(IndexEntry(header_offset, 1, stored_size))
+        self._index += encode_entry(header_offset, 1, stored_size)
         self._data_size += true_size
         self._named = self._named or bool(original_name)
 

@@ -41,16 +41,19 @@ class IndexEntry:
         return self.content_offset + self.content_size + padding(self.content_size)
 
 
+def encode_entry(header_offset: int, header_blocks: int, content_size: int) -> bytes:
+    """Return one entry as the index object has it. Raises `InvalidInput` for a number that does not fit its field."""
+    if not (0 < header_blocks < 2**16 and 0 <= content_size <= MAX_CONTENT_SIZE and 0 <= header_offset < 2**64):
+        entry = IndexEntry(header_offset, header_blocks, content_size)
+        raise InvalidInput(
+            f"{entry} does not fit an index: at most 65535 header blocks, 2^48-1 bytes, and an offset below 2^64"
+        )
+    return _ENTRY.pack(header_offset, header_blocks << 48 | content_size)
+
+
 def encode_index(entries: Iterable[IndexEntry]) -> bytes:
-    """Return the index object. Raises `InvalidInput` for a number that does not fit its field."""
-    encoded = bytearray()
-    for entry in entries:
-        if not (0 < entry.header_blocks < 2**16 and 0 <= entry.content_size <= MAX_CONTENT_SIZE):
-            raise InvalidInput(f"{entry} does not fit an index: at most 65535 header blocks and 2^48-1 bytes")
-        if not 0 <= entry.header_offset < 2**64:
-            raise InvalidInput(f"{entry} does not fit an index: its offset is not below 2^64")
-        encoded += _ENTRY.pack(entry.header_offset, entry.header_blocks << 48 | entry.content_size)
-    return bytes(encoded)
+    """Return the index object. Raises what `encode_entry` raises."""
+    return b"".join(encode_entry(each.header_offset, each.header_blocks, each.content_size) for each in entries)
 
 
 def decode_index(data: bytes | memoryview) -> list[IndexEntry]:

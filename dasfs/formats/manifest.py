@@ -44,11 +44,12 @@ aggregation concatenates segments unchanged.
 
 import os
 import struct
-import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+
+from isal import isal_zlib
 
 from dasfs.errors import Corrupt, InvalidInput, Unsupported
 from dasfs.formats.compression import Codec
@@ -164,7 +165,7 @@ class Manifest:
             where = (segment.origin_offset, segment.offset, segment.length)
             parts += [_SEGMENT.pack(origin.first, origin.last, origin.counter, *where), segment.block_crcs]
         body = b"".join(parts)
-        return body + _CRC.pack(zlib.crc32(body))
+        return body + _CRC.pack(isal_zlib.crc32(body))
 
     @classmethod
     def decode(
@@ -233,7 +234,7 @@ def _check_envelope(view: memoryview) -> None:
     if version != VERSION:
         raise Unsupported(f"it has version {version}, this dasfs reads version {VERSION}", hint="update dasfs")
     (expected,) = _CRC.unpack(view[-_CRC.size :])
-    if zlib.crc32(view[: -_CRC.size]) != expected:
+    if isal_zlib.crc32(view[: -_CRC.size]) != expected:
         raise Corrupt("its checksum is wrong")
 
 

@@ -5,10 +5,11 @@ counted from its own start, so checksums and cached blocks move with it.
 """
 
 import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from isal import isal_zlib
 
 from dasfs.formats.tar import END_OF_ARCHIVE
 from dasfs.names import MAX_NUMBER, DatarangeId
@@ -61,17 +62,17 @@ class BlockChecksums:
         self._crc = 0
         self._room = CHECKSUM_BLOCK_SIZE  # how much the block at hand can still take
 
-    def update(self, data: bytes | memoryview) -> None:
+    def update(self, data: bytes | bytearray | memoryview) -> None:
         """Take the bytes (any number of them) that follow those of the last call."""
         if len(data) >= self._room:
             view = memoryview(data)
             position = 0
             while len(view) - position >= self._room:
                 end = position + self._room
-                self._finished += _CRC.pack(zlib.crc32(view[position:end], self._crc))
+                self._finished += _CRC.pack(isal_zlib.crc32(view[position:end], self._crc))
                 self._crc, self._room, position = 0, CHECKSUM_BLOCK_SIZE, end
             data = view[position:]
-        self._crc = zlib.crc32(data, self._crc)
+        self._crc = isal_zlib.crc32(data, self._crc)
         self._room -= len(data)
 
     def finish(self) -> bytes:

@@ -9,7 +9,6 @@ and its caller bounds the wait. Reading ahead happens in tasks of the mount's nu
 """
 
 import logging
-import zlib
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from itertools import accumulate
 from typing import Final
 
 import trio
+from isal import isal_zlib
 
 from dasfs.cache.blocks import BlockCache, CachedSegment
 from dasfs.cache.catalog import Catalog
@@ -232,7 +232,7 @@ class Content:
                 data = await trio.to_thread.run_sync(decompress, record.codec, stored, record.true_size)
         except Corrupt as error:
             raise Corrupt(f"{file.located.snapshot.dataset} {name}: {error}") from error
-        if zlib.crc32(data) != record.crc32:
+        if isal_zlib.crc32(data) != record.crc32:
             raise Corrupt(f"{file.located.snapshot.dataset} {name} is not what was stored")
         self._whole.put(file.located.inode, data)
 

@@ -19,7 +19,7 @@ from dasfs.errors import Conflict, NotFound
 from dasfs.stores.base import MAX_WHOLE_OBJECT, CopyPiece, ObjectInfo, Store, StoreOptions
 from dasfs.stores.keys import check_directory_prefix
 from dasfs.stores.retry import GarbledAnswer, RetryPolicy
-from dasfs.stores.s3_bucket import Answer, Bucket, Data, check_etag, clean_etag, md5
+from dasfs.stores.s3_bucket import Answer, Bucket, Data, clean_etag
 from dasfs.stores.s3_errors import from_code, if_absent
 from dasfs.stores.s3_multipart import (
     FIRST_PART_SIZE,
@@ -152,15 +152,8 @@ class S3Store(Store):
         self._bucket.close()
 
     def _put(self, key: str, data: Data, **parameters: Any) -> ObjectInfo:
-        what, digest = self._bucket.describe(key), md5(data).hexdigest()
-        answer = self._bucket.request(
-            "put_object",
-            what,
-            check=lambda answer: _check_put(answer, digest, what),
-            body=data,
-            Key=self._bucket.full_key(key),
-            **parameters,
-        )
+        what = self._bucket.describe(key)
+        answer = self._bucket.request("put_object", what, body=data, Key=self._bucket.full_key(key), **parameters)
         return ObjectInfo(key, len(data), clean_etag(answer, what), _date_of(answer))
 
     def _list_page(self, *, policy: RetryPolicy | None = None, **parameters: Any) -> Answer:
@@ -197,10 +190,6 @@ class S3Store(Store):
         except (Conflict, NotFound):
             return 0  # it was completed or aborted just now
         return 1
-
-
-def _check_put(answer: Answer, digest: str, what: str) -> None:
-    check_etag(answer, digest, what)
 
 
 def _check_head(answer: Answer, what: str) -> None:

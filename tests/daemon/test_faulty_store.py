@@ -98,7 +98,7 @@ def test_without_leases_the_events_count(tmp_path, config, monkeypatch):
     path.write_bytes(b"1")
     with Journal(str(tmp_path / "journal.db")) as journal:
         origin = OriginJournal(journal, journal.origin("d", config.directory, "file:///x"))
-        intake = Intake("d", config, origin, Rejects("d", config.directory))
+        intake = Intake("d", config, origin, Rejects("d", config.directory), lambda: None)
         wait_until(lambda: time.time() - path.stat().st_ctime > config.settle)
         looked = intake.look([b"slow"], frozenset([b"slow"]))
         assert (looked.files, looked.later) == (0, [b"slow"])
@@ -112,7 +112,7 @@ def test_a_clock_that_was_set_back(tmp_path, config, monkeypatch):
     an_hour_ago = time.time_ns() - 3600 * 10**9
     with Journal(str(tmp_path / "journal.db")) as journal:
         origin = OriginJournal(journal, journal.origin("d", config.directory, "file:///x"))
-        intake = Intake("d", config, origin, Rejects("d", config.directory))
+        intake = Intake("d", config, origin, Rejects("d", config.directory), lambda: None)
         monkeypatch.setattr(time, "time_ns", lambda: an_hour_ago)
         assert intake.look([b"file"]).later == [b"file"]
         assert wait_until(lambda: intake.look([b"file"]).files) == 1
@@ -127,7 +127,7 @@ def test_a_file_that_can_not_be_read_is_rejected(tmp_path, config, monkeypatch):
 
     with Journal(str(tmp_path / "journal.db")) as journal:
         origin = OriginJournal(journal, journal.origin("d", config.directory, "file:///x"))
-        intake = Intake("d", config, origin, Rejects("d", config.directory))
+        intake = Intake("d", config, origin, Rejects("d", config.directory), lambda: None)
         monkeypatch.setattr("dasfs_daemon.intake.is_open_for_writing", forbid)
         with monkeypatch.context() as patch:
             patch.setattr(os, "rename", forbid)
