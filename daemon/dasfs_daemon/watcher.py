@@ -145,16 +145,16 @@ class Watcher:
         if self._observer is not None and self._watched == place and self._observer.is_alive():
             return
         self.close()
-        # Full events: only they tell a file that was moved in from one that was created and is open.
-        observer = InotifyObserver(generate_full_events=True)
         losses = _Losses(self._hints)
         try:
+            # Full events: only they tell a file that was moved in from one that was created and is open.
+            observer = InotifyObserver(generate_full_events=True)
             observer.schedule(_Handler(self._hints), self._top, recursive=True, event_filter=_EVENTS)
             observer.start()
         except OSError as error:
             raise DasfsError(
                 f"{self._top} can't be watched: {error.strerror or error}; it is scanned from time to time",
-                hint="raise fs.inotify.max_user_watches (sysctl)",
+                hint="raise fs.inotify.max_user_watches and fs.inotify.max_user_instances (sysctl)",
             ) from error
         # It speaks of queues and callbacks; what it means is said by whoever scans.
         logging.getLogger("watchdog").propagate = False
