@@ -9,6 +9,7 @@ one request once the dataset is closed; what is left is collected next time. Oth
 
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Final
 
 import trio
 
-from dasfs.dataset.collect import CollectReport, collect
+from dasfs.dataset.collect import CollectReport, Garbage, collect
 from dasfs.dataset.dataset import Dataset
 from dasfs.errors import Conflict, DasfsError
 from dasfs_daemon.attempts import Attempts, Backoff
@@ -49,6 +50,8 @@ class Collector:
         self._record = record
         self._news = trio.Event()
         self._since: datetime | None = None
+        # What the run under way deleted; written by its thread.
+        self._objects = self._bytes = 0
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
 
     def wake(self) -> None:
@@ -57,7 +60,13 @@ class Collector:
 
     def state(self) -> CollectionState:
         """Return what it is at, at this moment."""
-        return replace(self._record.collection, running_since=self._since)
+        state = self._record.collection
+        return replace(
+            state,
+            running_since=self._since,
+            deleted_objects=state.deleted_objects + self._objects,
+            deleted_bytes=state.deleted_bytes + self._bytes,
+        )
 
     async def run(self) -> None:
         """Collect until cancelled."""
@@ -86,9 +95,10 @@ class Collector:
     async def _collect(self) -> float:
         """Collect once; return how long to wait until the next time."""
         self._since = datetime.now(UTC)
-        call = partial(collect, self._dataset.store, self._dataset.name, grace=self._shared.collection.grace)
+        store, name, grace = self._dataset.store, self._dataset.name, self._shared.collection.grace
+        report: CollectReport | None = None
         try:
-            report = await self._attempts.checked(call)
+            report = await self._attempts.checked(partial(collect, store, name, grace=grace, told=self._told))
         except (Closed, Replaced):
             raise
         except Conflict as error:
@@ -98,29 +108,35 @@ class Collector:
             self._attempts.problems.report(PROBLEM, error)
             return self._backoff.next_s()
         finally:
-            self._since = None
+            self._note(report)
         self._attempts.problems.clear(PROBLEM)
         self._backoff.reset()
-        self._note(report)
         return self._shared.collection.interval * _random.uniform(*JITTER)
 
-    def _note(self, report: CollectReport) -> None:
-        state = self._record.collection
-        self._record.collection = replace(
-            state,
-            last_run=datetime.now(UTC),
-            runs=state.runs + 1,
-            deleted_objects=state.deleted_objects + len(report.garbage),
-            deleted_bytes=state.deleted_bytes + report.size,
-            aborted_uploads=state.aborted_uploads + report.aborted_uploads,
-            unknown_objects=report.unknown,
-        )
-        if report.garbage or report.aborted_uploads:
+    def _told(self, deleted: Sequence[Garbage]) -> None:
+        self._objects += len(deleted)
+        self._bytes += sum(each.size for each in deleted)
+
+    def _note(self, report: CollectReport | None) -> None:
+        """Note what a run did, also one that failed: then without a report."""
+        state, objects, size = self.state(), self._objects, self._bytes
+        self._since, self._objects, self._bytes = None, 0, 0
+        if report is not None:
+            state = replace(
+                state,
+                last_run=datetime.now(UTC),
+                runs=state.runs + 1,
+                aborted_uploads=state.aborted_uploads + report.aborted_uploads,
+                unknown_objects=report.unknown,
+            )
+        self._record.collection = replace(state, running_since=None)
+        aborted = 0 if report is None else report.aborted_uploads
+        if objects or aborted:
             log.info(
                 "%s: collected %d objects, %d bytes, and %d unfinished uploads; %d unknown objects are left",
                 self._dataset.name,
-                len(report.garbage),
-                report.size,
-                report.aborted_uploads,
-                report.unknown,
+                objects,
+                size,
+                aborted,
+                state.unknown_objects,
             )

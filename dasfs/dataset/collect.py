@@ -151,8 +151,17 @@ def removal_times(
     }
 
 
-def collect(store: Store, dataset: str, *, grace: Grace | None = None, dry_run: bool = False) -> CollectReport:
+def collect(
+    store: Store,
+    dataset: str,
+    *,
+    grace: Grace | None = None,
+    dry_run: bool = False,
+    told: Callable[[Sequence[Garbage]], None] | None = None,
+) -> CollectReport:
     """Delete what no live revision of a dataset (also of a deleted one) needs. A dry run deletes nothing.
+
+    `told` is called with what was just deleted, some at a time: the report is lost where something fails later.
 
     Raises `NotFound` for a dataset without a log, and whatever reading the log raises, before anything is
     deleted.
@@ -178,7 +187,7 @@ def collect(store: Store, dataset: str, *, grace: Grace | None = None, dry_run: 
     unknown = _count_unknown(log.keys, objects, {each.key for each in garbage})
     if dry_run:
         return CollectReport(tuple(garbage), unknown, 0)
-    deleted = _delete(log, snapshot, garbage)
+    deleted = _delete(log, snapshot, garbage, told or (lambda _deleted: None))
     aborted = store.abort_uploads(log.keys.root, before=now - grace.uncommitted)
     return CollectReport(tuple(deleted), unknown, aborted)
 
@@ -230,7 +239,9 @@ def _checked(log: CommitLog, garbage: list[Garbage]) -> list[Garbage]:
     return garbage
 
 
-def _delete(log: CommitLog, snapshot: Snapshot, garbage: list[Garbage]) -> list[Garbage]:
+def _delete(
+    log: CommitLog, snapshot: Snapshot, garbage: list[Garbage], told: Callable[[Sequence[Garbage]], None]
+) -> list[Garbage]:
     """Delete the garbage in batches and return what was deleted.
 
     Manifests go last: what a killed collector leaves is then still known to be ours. Whatever became live
@@ -243,6 +254,7 @@ def _delete(log: CommitLog, snapshot: Snapshot, garbage: list[Garbage]) -> list[
         snapshot = log.replay(snapshot)
         going = [each for each in batch if not _is_live(log.keys, snapshot, each)]
         log.store.delete([each.key for each in going])
+        told(going)
         deleted += going
     return deleted
 

@@ -2,6 +2,7 @@
 
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.verify import verify
 from dasfs.stores import open_store
 from dasfs_daemon.config import AggregationConfig, CollectionConfig
+from dasfs_daemon.known import KnownPaths
 from dasfs_daemon.problems import Problems
 from tests import datasets
 from tests.blocks import wait_until
@@ -191,30 +193,22 @@ def test_a_disk_without_room(store, tmp_path):
     assert is_whole(store)
 
 
-def test_paths_that_are_known_are_not_read_again(file_url, tmp_path):
-    """What this daemon aggregated itself it need not read to recognise a file that is dropped again."""
-    made = {f"{k}": bytes([k]) * 3000 for k in range(40)}
-    with open_store(file_url) as inner:
-        store = FaultyStore(inner)
-        write(tmp_path / "in", made)
-
-        def is_gone(_life):
-            return not list((tmp_path / "in").iterdir())
-
-        live(tmp_path, store, make_config(tmp_path, aggregate=False), is_gone)
-        dataset = Dataset(inner, "d")
-        before = {each.id for each in dataset.snapshot().dataranges}
-
-        def is_joined(life):
-            return life.record.aggregation.steps and not life.record.aggregation.due
-
-        live(tmp_path, store, make_config(tmp_path), is_joined, aggregation=SMALL)
-        write(tmp_path / "in", {"another": b"1"})
-        live(tmp_path, store, make_config(tmp_path, aggregate=False), is_gone)
-        new = [each for each in dataset.snapshot().dataranges if each.id not in before and each.count > 1]
-        assert new
-        read = {entry for entry in store.operations if entry.startswith("get ")}
-        assert read.isdisjoint(f"get {dataset.keys.manifest(each.id)}" for each in new)
+def test_paths_that_are_known_are_not_read_again(store, tmp_path):
+    """What was joined of dataranges whose paths are known need not be read; of others it is."""
+    known, dataset = KnownPaths(str(tmp_path / "paths.db")), Dataset(store, "d")
+    for number in range(200, 204):
+        datasets.add(store.inner, "d", number, [b"1"], names={number: f"f{number}"})
+    before = dataset.snapshot()
+    known.update(dataset, replace(before, dataranges=before.dataranges[:-1]))
+    for sources in (before.dataranges[-4:-2], before.dataranges[-2:]):
+        report = aggregate(dataset, sources)
+        known.joined(before.dataset_id, sources, report.datarange)
+    store.operations.clear()
+    known.update(dataset, dataset.snapshot())
+    read = [entry for entry in store.operations if entry.endswith(".manifest")]
+    assert read == [f"get {dataset.keys.manifest(report.datarange.id)}"]
+    assert known.numbers(before.dataset_id, [b"f200", b"f203", b"f204"]) == [[200], [203], []]
+    known.close()
 
 
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
@@ -236,6 +230,8 @@ def test_a_store_that_fails_a_third_of_its_requests(kind, tmp_path, monkeypatch)
         def is_done(life):
             snapshot = dataset.snapshot()
             if life.record.tally.counters().committed_files < len(made):
+                return False
+            if life.collector.state().deleted_objects < 3:
                 return False
             if life.in_flight or plan_aggregation(snapshot.dataranges, SMALL.policy):
                 return False

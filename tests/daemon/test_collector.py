@@ -120,6 +120,26 @@ def test_a_store_that_is_away(store, tmp_path, monkeypatch):
     trio.run(partial(work, collection=CollectionConfig(removed=0.0)), tmp_path, store, test, problems)
 
 
+def test_a_collection_that_fails_halfway(store, tmp_path, monkeypatch):
+    """What was deleted before a collection failed is counted, and told in the log; the rest goes next time."""
+    monkeypatch.setattr("dasfs_daemon.collector.FIRST_RUN_S", (0.0, 0.0))
+    monkeypatch.setattr("dasfs_daemon.collector.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("dasfs_daemon.background.PATIENCE_S", 0.0)
+    monkeypatch.setattr("dasfs.dataset.collect.BATCH_SIZE", 1)
+    # The first deletes the collector's own probe.
+    store.plan = nth(3, Fault.FAIL, "delete")
+    problems = Problems("d")
+
+    async def test(life):
+        await wait_until(lambda: bool(problems.all()))
+        state = life.collector.state()
+        assert (state.deleted_objects, state.runs, state.running_since) == (1, 0, None)
+        await wait_until(lambda: life.collector.state().runs == 1)
+        assert life.collector.state().deleted_objects == 3
+
+    trio.run(partial(work, collection=CollectionConfig(removed=0.0)), tmp_path, store, test, problems)
+
+
 def test_the_collection_under_way_is_told_and_ends(store, tmp_path, monkeypatch):
     """The state says since when it runs; when the dataset is stopped in the middle, nothing is deleted any more."""
     monkeypatch.setattr("dasfs_daemon.collector.FIRST_RUN_S", (0.0, 0.0))

@@ -1,5 +1,6 @@
 """The daemon's tasks on a store that fails, loses answers and hangs, and on a kernel that can't tell who writes."""
 
+import errno
 import fcntl
 import os
 import random
@@ -26,6 +27,7 @@ from dasfs_daemon.throttle import Throttle
 from tests.blocks import wait_until as wait_until_async
 from tests.daemons import make_store, write
 from tests.faulty import Fault, FaultyStore, at_random
+from tests.lives import live
 from tests.mounts import wait_until
 
 
@@ -85,6 +87,21 @@ def test_a_store_that_fails_a_third_of_its_requests(kind, tmp_path, config, monk
             manifest = dataset.load_manifest(datarange)
             names += [manifest.original_name(k) or f"{datarange.first + k:020d}.bin" for k in range(manifest.count)]
         assert sorted(names) == sorted(made)
+
+
+def test_without_watches_the_directory_is_scanned(file_url, tmp_path, config, monkeypatch):
+    """Where the kernel has no inotify instance left, that is told, and files are taken all the same."""
+
+    def exhausted(**_options):
+        raise OSError(errno.EMFILE, "inotify instance limit reached")
+
+    monkeypatch.setattr("dasfs_daemon.watcher.InotifyObserver", exhausted)
+    problems = Problems("d")
+    write(tmp_path / "in", {"a": b"1"})
+    with open_store(file_url) as store:
+        live(tmp_path, store, config, lambda _life: not (tmp_path / "in" / "a").exists(), problems)
+    assert [each.key for each in problems.all()] == ["watch"]
+    assert "max_user_instances" in problems.all()[0].hint
 
 
 def test_without_leases_the_events_count(tmp_path, config, monkeypatch):
