@@ -12,19 +12,17 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.local import READ_SIZE, open_source, read
 from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
 from dasfs.dataset.writer import MAX_COUNTER_TRIES, DatarangeWriter, PackedDatarange, is_uploaded, upload
-from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
+from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged, StoreUnavailable
 from dasfs.formats.compression import Compression
-from dasfs.names import Revision
 from dasfs_daemon.checks import check_directory
 from dasfs_daemon.files import Removal, make_source, remove, stamp_of
 from dasfs_daemon.journal import Closed
@@ -33,13 +31,15 @@ from dasfs_daemon.origin import DatarangeRow, FileRow, OriginJournal, Stamp, Sta
 from dasfs_daemon.rejects import Rejects
 from dasfs_daemon.throttle import Throttle
 
+T = TypeVar("T")
+
 # An upload that began longer ago is looked at again before it is committed: `collect` may have taken it, or what of it
 # was there by then, for left over. It waits 7 days by default, and at least this long in a daemon.
 TRUSTED_UPLOAD_S: Final = 3600.0
 
 
 class Replaced(DasfsError):
-    """The dataset is another one of its name than before: everything that is not committed begins anew."""
+    """The dataset is another one of its name than before, or an older state of it: what it lacks begins anew."""
 
 
 class PackFailed(Exception):
@@ -115,7 +115,19 @@ class Shipping:
 
         On a store that fails now and then each attempt gets further than the last.
         """
-        return self._note(self._dataset.log.head(self._snapshot, reached=self._note))
+        return self._persevere(
+            lambda: self._note(self._dataset.log.head(self._snapshot, reached=self._note)), lambda: self.revision
+        )
+
+    def _persevere(self, read: Callable[[], T], progress: Callable[[], object]) -> T:
+        """Return `read()`, tried again at once for as long as each failure of the store came further than the last."""
+        while True:
+            before = progress()
+            try:
+                return read()
+            except StoreUnavailable:
+                if progress() == before or self._stop.is_set():
+                    raise
 
     def _note(self, snapshot: Snapshot) -> Snapshot:
         with self._lock:
@@ -134,19 +146,22 @@ class Shipping:
         """
         self._snapshot = None
         # A long log, on a store that fails now and then, is read in many attempts: each goes on where the last ended.
-        snapshot = self._dataset.writable(self._read, reached=self._reach)
-        before = self._journal.dataset_id()
-        rows = self._journal.dataranges()
+        snapshot = self._persevere(lambda: self._dataset.writable(self._read, reached=self._reach), lambda: self._read)
+        self._note(snapshot)
+        replaced = self._journal.dataset_id() not in ("", snapshot.dataset_id)
         going_on = []
-        for row in rows:
-            replaced = before not in ("", snapshot.dataset_id)
-            if row.state is State.PACKED or (row.state is State.UPLOADED and replaced):
+        for row in self._journal.dataranges():
+            if row.state is State.PACKED or (replaced and not self._is_kept(row)):
                 self._journal.give_back(row)
             else:
                 going_on.append(row)
         self._journal.meet(snapshot.dataset_id)
-        self._note(snapshot)
         return going_on
+
+    def _is_kept(self, row: DatarangeRow) -> bool:
+        """Return whether a datarange of a dataset that was replaced is done with: it was committed, and the log that
+        says so was followed by the new one. Where the log itself is gone, the local files may be all that is left."""
+        return row.state is State.COMMITTED and self._is_in_log(row)
 
     def _reach(self, snapshot: Snapshot) -> None:
         self._read = snapshot
@@ -228,13 +243,21 @@ class Shipping:
         return self._committed(row)
 
     def confirm(self, row: DatarangeRow) -> None:
-        """Raise `Corrupt` unless the store has all of a committed datarange, or of what it was aggregated into.
+        """Raise `Corrupt` unless the store has all of a committed datarange, or of what it was aggregated into;
+        `Replaced` where not even its log has it.
 
         Numbers that were deleted since were there: whoever deleted them meant it.
         """
-        missing = self._missing(row, self.refresh())
+        assert row.uploaded is not None
+        snapshot = self.refresh()
+        if not snapshot.holds(row.uploaded.id) and not self._is_in_log(row):
+            self._journal.give_back(row)
+            raise Replaced(
+                f"the log of {self._dataset.name} does not have datapoints {row.first}-{row.last} any more: the store"
+                " was set back to an older state; what is here of them is packed again"
+            )
         # Somebody may have aggregated it meanwhile, and collected what it was.
-        if missing and self._missing(row, self.refresh()):
+        if self._missing(row, snapshot) and self._missing(row, self.refresh()):
             raise Corrupt(
                 f"{self._dataset.store.url} does not have datapoints {row.first}-{row.last} of {self._dataset.name} "
                 "as they were uploaded; the local files stay",
@@ -308,17 +331,22 @@ class Shipping:
     def _is_in_log(self, row: DatarangeRow) -> bool:
         """Return whether the log ever had this datarange, also if it was aggregated or deleted since."""
         assert row.uploaded is not None
-        head = self.refresh()
-        if head.holds(row.uploaded.id):
+        identity = row.uploaded.id
+        if self.refresh().holds(identity):
             return True
-        for revision in range(self._searched.get(row.id, row.base_revision) + 1, head.revision + 1):
-            # A commit that is not there any more is older than 90 days; the numbers and the paths will tell then.
-            with suppress(NotFound):
-                commit = self._dataset.log.read_commit(Revision(revision))
-                if any(added.id == row.uploaded.id for added in commit.add):
+
+        def searched() -> int:
+            return self._searched.get(row.id, row.base_revision)
+
+        def search() -> bool:
+            # Commits that are not there any more are older than 90 days; the numbers and the paths will tell then.
+            for commit in self._dataset.log.commits(searched()):
+                if any(added.id == identity for added in commit.add):
                     return True
-            self._searched[row.id] = revision
-        return False
+                self._searched[row.id] = commit.revision
+            return False
+
+        return self._persevere(search, searched)
 
 
 def _stamp(path: bytes) -> Stamp | None:
