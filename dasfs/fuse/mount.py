@@ -59,6 +59,8 @@ class MountOptions:
     allow_other: bool = False
     dataset: str | None = None
     replace: bool = False
+    # Check each block of the cache at each read, not only when it came and at its first use after a restart.
+    verify_always: bool = False
 
 
 def run_mount(store: Store, options: MountOptions, *, ready: Callable[[], None]) -> None:
@@ -92,11 +94,10 @@ async def _serve(
     store: Store, directory: CacheDirectory, mountpoint: str, options: MountOptions, ready: Callable[[], None]
 ) -> None:
     index = IndexCache(directory.path("index.sqlite"))
+    cache = BlockCacheOptions(options.cache_size, get_timeout_s=options.deadline_s, check_always=options.verify_always)
     try:
         async with (
-            open_block_cache(
-                directory, store, BlockCacheOptions(options.cache_size, get_timeout_s=options.deadline_s)
-            ) as blocks,
+            open_block_cache(directory, store, cache) as blocks,
             trio.open_nursery() as nursery,
         ):
             remote = Remote(deadline_s=options.deadline_s)
@@ -188,4 +189,5 @@ def _shown(options: MountOptions) -> dict[str, object]:
         "deadline_s": options.deadline_s,
         "allow_other": options.allow_other,
         "dataset": options.dataset,
+        "verify": "always" if options.verify_always else "once",
     }

@@ -52,7 +52,7 @@ def test_what_can_not_be_is_named(option: str, words: str) -> None:
 
 BAD_VALUES = """
     uid=-1 uid=root uid=4294967295 uid=² gid=0x1 umask=8 umask=1000 umask=-1 umask= refresh=0 refresh=-1 refresh=inf
-    refresh=nan refresh=1e9 deadline= deadline=soon cache-size=0 cache-size=much cache-size=1X
+    refresh=nan refresh=1e9 deadline= deadline=soon cache-size=0 cache-size=much cache-size=1X verify= verify=never
 """
 
 
@@ -115,3 +115,8 @@ def test_paths_become_absolute() -> None:
     """A relative mount point and cache directory mean those below the working directory."""
     options = build("cache-dir=c", mountpoint="m")
     assert (options.mountpoint, options.cache_directory) == (os.path.abspath("m"), os.path.abspath("c"))
+
+
+def test_the_cache_is_checked_once_unless_told_otherwise() -> None:
+    """`verify=always` is what somebody has to ask for; `verify=once` is the default by its name."""
+    assert [build(text).verify_always for text in ("", "verify=once", "verify=always")] == [False, False, True]
