@@ -51,15 +51,19 @@ class Bulk:
         return expected, pool
 
 
-def make_bulk(small: int, large: Sequence[int], *, seed: int = 1) -> Bulk:
+def make_bulk(small: int, large: Sequence[int], *, seed: int = 1, large_first: bool = False) -> Bulk:
     """Return a dataset of `small` dataranges of 1 to 4 datapoints of up to 16 kB, and some of these `large` sizes.
 
     They are shuffled, so that large ones stand beside each other, alone, and with runs of small ones between.
+    `large_first`: but it begins with a large one. Small ones there cost up to 10 MiB of a large one once.
     """
     source = random.Random(seed)
     sizes = [[size // 4] * 4 for size in large]
     sizes += [[source.randrange(16_000) for _ in range(source.randint(1, 4))] for _ in range(small)]
     source.shuffle(sizes)
+    if large_first:
+        first = next(place for place, each in enumerate(sizes) if sum(each) >= 5 * MIB)
+        sizes = sizes[first:] + sizes[:first]
     pool = source.randbytes(max(max(each) for each in sizes) + 8 * MIB)
     return Bulk(
         tuple(tuple((source.randrange(len(pool) - size), size) for size in datarange) for datarange in sizes), pool
@@ -90,6 +94,11 @@ class Readers:
     """Processes that read and check until they are stopped."""
 
     processes: "list[subprocess.Popen[str]]"
+
+    @property
+    def ended(self) -> bool:
+        """Whether one of them ended by itself: what it saw is told by `stop`."""
+        return any(process.poll() is not None for process in self.processes)
 
     def stop(self, timeout_s: float = PATIENCE_S) -> list[dict[str, Any]]:
         """End them, and return what each says of itself."""

@@ -1,6 +1,7 @@
 """A real S3 gateway for tests: one-node Ceph (a monitor, an OSD in memory, a gateway) on free loopback ports.
 
-It needs Debian's packages `radosgw ceph-mon ceph-osd ceph-common`, starts in 1.5 s, and keeps nothing.
+It needs Debian's packages `radosgw ceph-mon ceph-osd ceph-common`, starts in 1.5 s, and keeps nothing. For what does
+not fit into memory its OSD writes to the disk of the temporary directory instead.
 """
 
 import contextlib
@@ -45,8 +46,10 @@ log_file = {directory}/$name.log
 keyring = {directory}/keyring
 mon_data = {directory}/mon
 osd_data = {directory}/osd
-osd_objectstore = memstore
+osd_objectstore = {object_store}
 memstore_device_bytes = 8589934592
+bluestore_block_size = 34359738368
+osd_memory_target = 1073741824
 osd_pool_default_size = 1
 osd_pool_default_min_size = 1
 osd_pool_default_pg_num = 4
@@ -92,12 +95,15 @@ def missing_programs() -> list[str]:
 
 
 @contextlib.contextmanager
-def running_ceph() -> Iterator[Ceph]:
-    """Start Ceph, hand it out, and end it. Raises `RuntimeError` with Ceph's own words when it does not start."""
+def running_ceph(*, on_disk: bool = False) -> Iterator[Ceph]:
+    """Start Ceph, hand it out, and end it. Raises `RuntimeError` with Ceph's own words when it does not start.
+
+    It holds 8 GiB in memory, or 32 GiB `on_disk`.
+    """
     # A Unix socket's path has at most 107 bytes, so not below pytest's long directories.
     directory = Path(tempfile.mkdtemp(prefix="dasfs-ceph-"))
     try:
-        yield _start(directory)
+        yield _start(directory, "bluestore" if on_disk else "memstore")
     finally:
         for name in DAEMONS:
             _end(directory / f"{name}.pid")
@@ -115,14 +121,20 @@ def free_port() -> int:
             return port
 
 
-def _start(directory: Path) -> Ceph:
+def _start(directory: Path, object_store: str) -> Ceph:
     fsid, osd, monitor_port, gateway_port = uuid.uuid4(), uuid.uuid4(), free_port(), free_port()
     (directory / "mon").mkdir()
     (directory / "osd").mkdir()
     (directory / "keyring").touch()
     configuration = directory / "ceph.conf"
     configuration.write_text(
-        CONFIGURATION.format(fsid=fsid, directory=directory, monitor_port=monitor_port, gateway_port=gateway_port)
+        CONFIGURATION.format(
+            fsid=fsid,
+            directory=directory,
+            monitor_port=monitor_port,
+            gateway_port=gateway_port,
+            object_store=object_store,
+        )
     )
     monitor = f"v1:127.0.0.1:{monitor_port}"
     user = f"--uid=dasfs --display-name=dasfs --access-key={ACCESS_KEY} --secret-key={SECRET_KEY}"

@@ -1,6 +1,6 @@
 """A program that reads datapoints of a mount until its stdin ends, and compares every byte with what it has to be.
 
-    python checking_reader.py DIRECTORY EXPECTED POOL [--order random|ascending] [--seed N] [--retry]
+    python checking_reader.py DIRECTORY EXPECTED POOL [--order random|ascending] [--seed N] [--once] [--whole] [--retry]
 
 EXPECTED is a JSON list of `[offset, size]`: what datapoint number k has are these bytes of POOL. It needs nothing but
 Python, so that it starts in an instant. In the end it prints one JSON object: see `Summary`.
@@ -45,16 +45,17 @@ class Reader:
 
     def __init__(self, directory: str, expected: list[tuple[int, int]], pool: memoryview, *, retry: bool) -> None:
         self.summary = Summary()
-        self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         self._expected = expected
         self._pool = pool
         self._retry = retry
+        self._root = self._open(directory)
         self._times: list[float] = []
 
-    def run(self, numbers: Iterator[int]) -> None:
-        """Read until stdin ends or `numbers` do."""
+    def run(self, numbers: Iterator[int], at_least: int) -> None:
+        """Read until `numbers` end, or until stdin ends and there were `at_least` so many."""
         for number in numbers:
-            if select.select([sys.stdin], [], [], 0)[0] or len(self.summary.problems) >= MAX_PROBLEMS:
+            is_enough = self.summary.files >= at_least and select.select([sys.stdin], [], [], 0)[0]
+            if is_enough or len(self.summary.problems) >= MAX_PROBLEMS:
                 return
             while not self._read(number):
                 self.summary.errors += 1
@@ -66,6 +67,15 @@ class Reader:
             self.summary.p99_s = ordered[len(ordered) * 99 // 100]
         self.summary.passes = self.summary.files // max(1, len(self._expected))
         return self.summary
+
+    def _open(self, directory: str) -> int:
+        while True:
+            try:
+                return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError as error:
+                if not self._retry or error.errno not in PASSING:
+                    raise
+                self.summary.errors += 1
 
     def _read(self, number: int) -> bool:
         """Read and check one datapoint; return whether that is done."""
@@ -131,12 +141,15 @@ def main() -> int:
     parser.add_argument("--order", choices=["random", "ascending"], default="random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--retry", action="store_true", help="read again what gave EIO or ETIMEDOUT")
+    parser.add_argument("--whole", action="store_true", help="read each datapoint at least once")
     parser.add_argument("--once", action="store_true", help="end after each datapoint was read once")
     arguments = parser.parse_args()
+    os.nice(5)  # what is tested besides must not wait for those who only watch
     expected = json.loads(Path(arguments.expected).read_bytes())
     pool = memoryview(Path(arguments.pool).read_bytes())
     reader = Reader(arguments.directory, expected, pool, retry=arguments.retry)
-    reader.run(order(len(expected), arguments.order, arguments.seed, once=arguments.once))
+    numbers = order(len(expected), arguments.order, arguments.seed, once=arguments.once)
+    reader.run(numbers, len(expected) if arguments.whole or arguments.once else 0)
     print(json.dumps(asdict(reader.finish())))
     return 0
 

@@ -1,5 +1,6 @@
 """Fixtures that all tests share: the three kinds of store, the S3 one against a real Ceph gateway."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ def ceph() -> Iterator[Ceph]:
     missing = missing_programs()
     if missing:
         pytest.fail(f"{', '.join(missing)}: not installed; run: apt-get install --no-install-recommends {PACKAGES}")
-    with running_ceph() as gateway:
+    with running_ceph(on_disk=os.environ.get("DASFS_SCALE") == "full") as gateway:
         yield gateway
 
 

@@ -180,6 +180,8 @@ class Mounter:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.watchdog_s = WATCHDOG_S
+        # Where an S3 store is asked, instead of where the environment says.
+        self.endpoint_url: str | None = None
         self._mounts: list[Mount] = []
 
     def __call__(
@@ -206,10 +208,11 @@ class Mounter:
         command += ["--cache-dir", str(cache), "--refresh", str(refresh_s), *arguments]
         if options:
             command += ["-o", options]
+        variables = environment(self.directory)
+        if self.endpoint_url is not None:
+            variables["AWS_ENDPOINT_URL"] = self.endpoint_url
         with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                command, env=environment(self.directory), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         mount = Mount(path, cache, log_path, process, warnings, self.watchdog_s)
         self._mounts.append(mount)
         if ready:

@@ -19,10 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class LocalBlocks:
-    """The block files of one cache, seen together with the states of their blocks."""
+    """The block files of one cache, seen together with the states of their blocks.
 
-    def __init__(self, table: BlockTable, files: BlockFiles, space: Space) -> None:
+    A block is checked at its first touch, or `always`: then 64 KiB cost what the 256 KiB of their block cost.
+    """
+
+    def __init__(self, table: BlockTable, files: BlockFiles, space: Space, *, always: bool = False) -> None:
         self.failures = 0
+        self._always = always
         self._table = table
         self._files = files
         self._space = space
@@ -34,8 +38,10 @@ class LocalBlocks:
         file = segment.file or self._reopen(segment)
         if file is None:
             return None
+        if self._always:
+            return self._read_checked(segment, file, start, end)
         for block in range(start // BLOCK_SIZE, (end - 1) // BLOCK_SIZE + 1):
-            if states[block] != VERIFIED and not self._verify(segment, file, block):
+            if states[block] != VERIFIED and self._read_block(segment, file, block) is None:
                 return None
             last_used[block] = tick
         if segment.touched != tick:
@@ -62,20 +68,34 @@ class LocalBlocks:
             self._in_trouble = True
             log.warning("the cache's disk fails, what can't be cached comes from the store: %s", error)
 
-    def _verify(self, segment: CachedSegment, file: OpenFile, block: int) -> bool:
-        """Return whether a block that is not VERIFIED is in the file and right; it is VERIFIED then."""
-        if segment.states[block] != PRESENT:
-            return False
+    def _read_checked(self, segment: CachedSegment, file: OpenFile, start: int, end: int) -> bytes | None:
+        """Return `[start, end)` out of blocks that are checked now, or None where one is missing or wrong."""
+        parts = []
+        for block in range(start // BLOCK_SIZE, (end - 1) // BLOCK_SIZE + 1):
+            data = self._read_block(segment, file, block)
+            if data is None:
+                return None
+            segment.last_used[block] = self._table.tick
+            base = block * BLOCK_SIZE
+            parts.append(data[max(start - base, 0) : end - base])
+        if segment.touched != self._table.tick:
+            self._table.touch(segment)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read_block(self, segment: CachedSegment, file: OpenFile, block: int) -> bytes | None:
+        """Return a block if it is in the file and right; it is VERIFIED then."""
+        if segment.states[block] not in (PRESENT, VERIFIED):
+            return None
         data = self._pread(segment, file, block * BLOCK_SIZE, block_length(block, segment.length))
         if data is None:
-            return False
+            return None
         if crc32(data) != segment.crc(block):
             self.failures += 1
             log.info("block %d of %s in the cache is wrong and is fetched again", block, segment.identity)
             self._table.lose_block(segment, block)
-            return False
+            return None
         segment.states[block] = VERIFIED
-        return True
+        return data
 
     def _pread(self, segment: CachedSegment, file: OpenFile, start: int, size: int) -> bytes | None:
         try:

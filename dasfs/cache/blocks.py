@@ -11,8 +11,8 @@ thread can do no harm: what it writes was checked, its file stays its own, and n
 What is atomic: a block is written, then VERIFIED in memory, then, seconds later, recorded. **A crash**
 loses the blocks since the last record (their space is given back by `Space.recover`) and leaves records of
 blocks that were evicted since; those read as zeros and fail their CRC-32. After a restart every block
-proves its CRC-32 at its first touch. Until a restart it is not checked again: who damages a file under a
-running mount can make it serve wrong bytes.
+proves its CRC-32 at its first touch. Until a restart it is not checked again, unless `check_always` is set: who
+damages a file under a running mount can make it serve wrong bytes.
 """
 
 import logging
@@ -63,6 +63,8 @@ class BlockCacheOptions:
     open_files: int = 256
     # What a crash may lose. Times of use are saved twelve times as seldom.
     save_interval_s: float = 5.0
+    # Check each block at each read, for disks that are not to be trusted: a hit costs a CRC-32 of 256 KiB then.
+    check_always: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class BlockCache:
         self._table = storage.table
         self._options = options
         self._space = Space(storage.table, storage.files, options.capacity, recovering=not storage.clean)
-        self._local = LocalBlocks(storage.table, storage.files, self._space)
+        self._local = LocalBlocks(storage.table, storage.files, self._space, always=options.check_always)
         self._flights = Flights(
             nursery,
             store,

@@ -23,7 +23,10 @@ DEFAULT_REFRESH_S: Final = 10.0
 DEFAULT_DEADLINE_S: Final = 30.0
 
 _OWN: Final = frozenset(
-    {"uid", "gid", "umask", "allow_other", "cache-size", "cache-dir", "refresh", "deadline", "dataset", "metrics", "ro"}
+    (
+        *("uid", "gid", "umask", "allow_other", "cache-size", "cache-dir", "refresh", "deadline", "dataset"),
+        *("metrics", "ro", "verify"),
+    )
 )
 _FLAGS: Final = frozenset({"allow_other", "ro"})
 # What mount(8), fstab and systemd put there: about when and how to mount, not about what is mounted.
@@ -74,6 +77,7 @@ def build_options(mountpoint: str, options: dict[str, str], config: MountConfig,
         dataset=options.get("dataset"),
         replace=replace,
         metrics=Address.parse(options["metrics"]) if "metrics" in options else None,
+        verify_always=_verify(options.get("verify", "once")),
     )
 
 
@@ -104,6 +108,12 @@ def _identity(options: dict[str, str], name: str, default: int) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) >= 2**32 - 1:
         raise InvalidInput(f"{text!r} can't be {name}", hint="give a number")
     return int(text)
+
+
+def _verify(text: str) -> bool:
+    if text not in ("once", "always"):
+        raise InvalidInput(f"{text!r} can't be verify", hint="give once or always")
+    return text == "always"
 
 
 def _octal(text: str) -> int:

@@ -65,6 +65,8 @@ class MountOptions:
     replace: bool = False
     # Where metrics are served, beside `.dasfs/metrics`.
     metrics: Address | None = None
+    # Check each block of the cache at each read, not only when it came and at its first use after a restart.
+    verify_always: bool = False
 
 
 def run_mount(
@@ -107,11 +109,10 @@ async def _serve(
     notifier: Notifier,
 ) -> None:
     index = IndexCache(directory.path("index.sqlite"))
+    cache = BlockCacheOptions(options.cache_size, get_timeout_s=options.deadline_s, check_always=options.verify_always)
     try:
         async with (
-            open_block_cache(
-                directory, store, BlockCacheOptions(options.cache_size, get_timeout_s=options.deadline_s)
-            ) as blocks,
+            open_block_cache(directory, store, cache) as blocks,
             trio.open_nursery() as nursery,
         ):
             remote = Remote(deadline_s=options.deadline_s)
@@ -220,4 +221,5 @@ def _shown(options: MountOptions) -> dict[str, object]:
         "allow_other": options.allow_other,
         "dataset": options.dataset,
         "metrics": None,  # until there is a port
+        "verify": "always" if options.verify_always else "once",
     }

@@ -46,6 +46,30 @@ def test_a_block_that_was_damaged_before_a_restart_is_fetched_again(tmp_path: Pa
     trio.run(main)
 
 
+def test_a_block_that_is_damaged_under_a_mount_is_fetched_again(tmp_path: Path) -> None:
+    """A cache that checks at each read notices every byte that others write into its files while it uses them."""
+
+    async def main() -> None:
+        content = content_of(3.5)
+        async with opened_cache(tmp_path, check_always=True) as opened:
+            segment = opened.segment(content)
+            await opened.read_all(segment)
+            stretches = [(0, 10), (BLOCK_SIZE - 5, 2 * BLOCK_SIZE + 5), (3 * BLOCK_SIZE + 10, len(content)), (7, 7)]
+            for start, end in stretches:
+                assert opened.cache.read_cached(segment, start, end) == content[start:end]
+            gets = len(opened.store.reads)
+            for place in (3, 2 * BLOCK_SIZE, len(content) - 1):
+                with block_files(tmp_path)[0].open("r+b") as file:
+                    file.seek(place)
+                    file.write(bytes([content[place] ^ 1]))
+                assert opened.cache.read_cached(segment, place, place + 1) is None
+                assert await opened.read_all(segment) == content
+            assert len(opened.store.reads) == gets + 3
+            assert opened.cache.statistics().verification_failures == 3
+
+    trio.run(main)
+
+
 @pytest.mark.parametrize("harm", ["delete", "cut", "replace", "replace all"])
 def test_a_file_that_others_spoil_under_a_mount_is_noticed(tmp_path: Path, harm: str) -> None:
     """A block file that is deleted, cut or replaced costs a fetch, and never a wrong byte, also later."""

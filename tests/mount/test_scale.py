@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from dasfs.dataset.aggregation_plan import plan_aggregation
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.model import Snapshot
 from dasfs.formats.manifest import Manifest, Segment
@@ -55,7 +56,8 @@ pytestmark = pytest.mark.timeout(SCALE.patience_s + 20)
 @pytest.fixture(scope="module")
 def bulk() -> Bulk:
     source = random.Random(4)
-    return make_bulk(SCALE.small, [source.randrange(LARGE + 4096, SCALE.largest) for _ in range(SCALE.large)])
+    sizes = [source.randrange(LARGE + 4096, SCALE.largest) for _ in range(SCALE.large)]
+    return make_bulk(SCALE.small, sizes, large_first=SCALE.large < 100)
 
 
 @dataclass(slots=True)
@@ -111,7 +113,8 @@ class Scene:
             command = ("aggregate", "set", "--store", self.url, "--target-size", target)
             steps.append(run(*command, **variables))
             run("collect", "set", "--store", self.url, *collect, **variables)
-            assert run(*command, "--dry-run").answer["steps"] == []
+        with open_store(self.url) as store:
+            assert plan_aggregation(Dataset(store, "set").snapshot().dataranges) == []
         return steps
 
     def read_once(self) -> None:
@@ -143,10 +146,8 @@ def begin(store_url: str, tmp_path: Path, bulk: Bulk, mounted: Mounter) -> Begin
         mounted.watchdog_s = SCALE.patience_s
         mounts = []
         for name in ("one", "two"):
-            with pytest.MonkeyPatch.context() as patch:
-                if endpoint is not None and name == "one":
-                    patch.setenv("AWS_ENDPOINT_URL", endpoint)
-                mounts.append(mounted(store_url, name=name, cache=tmp_path / f"cache-{name}", refresh_s=refresh_s))
+            mounted.endpoint_url = endpoint if name == "one" else None
+            mounts.append(mounted(store_url, name=name, cache=tmp_path / f"cache-{name}", refresh_s=refresh_s))
         return Scene(store_url, bulk, bulk.write(tmp_path), (mounts[0], mounts[1]))
 
     return start
@@ -207,7 +208,7 @@ def report(
     print(json.dumps(document, indent=1))
 
 
-@pytest.mark.parametrize("store_url", ["sqlite", "file"], indirect=True)
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_readers_of_two_mounts_do_not_notice(begin: Begin) -> None:
     """While all is aggregated and collected with the usual grace, no reader sees an error or a wrong byte."""
     scene = begin(refresh_s=0.2)
@@ -217,7 +218,7 @@ def test_readers_of_two_mounts_do_not_notice(begin: Begin) -> None:
     scene.read_once()
 
 
-@pytest.mark.parametrize("store_url", ["sqlite", "s3"], indirect=True)
+@pytest.mark.parametrize("store_url", ["file"], indirect=True)
 def test_readers_go_on_where_everything_went(begin: Begin) -> None:
     """Mounts that hear of nothing by themselves, and find every object gone, go on in the new ones without an error."""
     scene = begin(refresh_s=86400)

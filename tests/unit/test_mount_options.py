@@ -53,7 +53,7 @@ def test_what_can_not_be_is_named(option: str, words: str) -> None:
 
 BAD_VALUES = """
     uid=-1 uid=root uid=4294967295 uid=² gid=0x1 umask=8 umask=1000 umask=-1 umask= refresh=0 refresh=-1 refresh=inf
-    refresh=nan refresh=1e9 deadline= deadline=soon cache-size=0 cache-size=much cache-size=1X
+    refresh=nan refresh=1e9 deadline= deadline=soon cache-size=0 cache-size=much cache-size=1X verify= verify=never
 """
 
 
@@ -124,3 +124,8 @@ def test_a_port_for_metrics() -> None:
     assert build_options("/mnt", given, MountConfig(), replace=False).metrics == Address("::1", 9478)
     with pytest.raises(InvalidInput, match="is not an address"):
         build_options("/mnt", {"metrics": "9478"}, MountConfig(), replace=False)
+
+
+def test_the_cache_is_checked_once_unless_told_otherwise() -> None:
+    """`verify=always` is what somebody has to ask for; `verify=once` is the default by its name."""
+    assert [build(text).verify_always for text in ("", "verify=once", "verify=always")] == [False, False, True]
