@@ -70,7 +70,6 @@ class World:
         self.configuration = Configuration()
         self.snapshots: list[Snapshot] = [nothing(name)]
         self.written: dict[str, tuple[datetime, str]] = {}
-        self.used: set[str] = set()
         self.running: dict[str, Running] = {}
         self._operations = 0
         self._acting = threading.local()
@@ -103,9 +102,11 @@ class World:
 
     def wrote(self, key: str) -> None:
         """An object was written."""
-        if self.keys.parse_datarange(key) is not None:
-            assert key not in self.used, f"{key} was used before"
-            self.used.add(key)
+        datarange = self.keys.parse_datarange(key)
+        if datarange is not None:
+            # Only what was never committed can be written again, and only when it was deleted.
+            assert datarange[0] not in self.contents, f"{key} was used before"
+            assert key not in self.written, f"{key} is written over"
         self.written[key] = (self.clock.now, self.acting().name)
         if self.keys.parse_commit(key) is not None:
             self._committed(decode_commit(self.store.get(key)))
