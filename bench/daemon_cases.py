@@ -1,6 +1,7 @@
 """The cases of the daemon: its speed against `tar`, its memory with a long backlog, and how soon a file is seen."""
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -112,7 +113,7 @@ def backlog(work: Path, *, files: int = 1_000_000) -> Outcome:
         started = time.monotonic()
         daemon.wait_committed(files, TIMEOUT_S)
         outcome.add_sample("caught up: committed, s", time.monotonic() - started)
-        _wait_files_gone(daemon)
+        daemon.wait_done(TIMEOUT_S)
         outcome.add_sample("caught up: removed, s", time.monotonic() - started)
         outcome.add_sample("caught up, peak MiB", daemon.peak() / MIB)
     outcome.rows = [
@@ -148,33 +149,28 @@ def _wait_idle(daemon: Daemon, timeout_s: float) -> None:
     wait_until(idle, "the end of the scan", timeout_s)
 
 
-def _wait_files_gone(daemon: Daemon) -> None:
-    def gone() -> bool:
-        return not any(names for _, _, names in os.walk(daemon.directory))
-
-    wait_until(gone, "emptying the directory", TIMEOUT_S, poll_s=1.0)
-
-
 def latency(work: Path, *, rounds: int = 5) -> Outcome:
     """Close a file, and see how long it takes until a mount with caches of its own can read it."""
     outcome = Outcome("latency")
     fastest = {"settle": "0.2s", "datarange_age": "0.5s"}
-    _latency(work / "default", {}, (), "default settings", rounds, outcome)
-    _latency(work / "fastest", fastest, ("--refresh", "0.2"), "fastest settings", 4 * rounds, outcome)
+    _latency(work / "default", {}, 10.0, "default settings", rounds, outcome)
+    _latency(work / "fastest", fastest, 0.2, "fastest settings", 4 * rounds, outcome)
     return outcome
 
 
-def _latency(
-    work: Path, settings: dict[str, str], options: tuple[str, ...], what: str, rounds: int, outcome: Outcome
-) -> None:
+def _latency(work: Path, settings: dict[str, str], refresh_s: float, what: str, rounds: int, outcome: Outcome) -> None:
+    moments = random.Random(rounds)
     daemon = Daemon(work / "daemon", f"file://{work}/store", settings)
     daemon.prepare()
     _make_dataset(daemon.store)
     with ExitStack() as stack:
         stack.enter_context(daemon.running())
         daemon.wait_ready()
-        mount = stack.enter_context(mount_dasfs(work / "mount", daemon.store, work / "cache", *options))
+        refresh = ("--refresh", f"{refresh_s:g}")
+        mount = stack.enter_context(mount_dasfs(work / "mount", daemon.store, work / "cache", *refresh))
         for number in range(rounds):
+            # The last file was seen just after a refresh; the next one may come at any time before or after one.
+            time.sleep(moments.uniform(0, refresh_s))
             name, content = f"{number:020d}.txt", os.urandom(10_000)
             (daemon.directory / name).write_bytes(content)
             there = _is_readable(mount.path / DATASET / name, content)

@@ -127,8 +127,9 @@ class Life:
 
     async def _plan(self, nursery: trio.Nursery) -> None:
         """Make dataranges whenever enough waits, and start them."""
-        target = 0
+        snapshot = await self._attempts.until_done("store", self._shipping.refresh)
         while True:
+            target = self._planner.target_size(snapshot)
             self._news = trio.Event()
             self.waiting = await self._attempts.until_done("journal", self._journal.waiting)
             due = seconds_until_due(self.waiting, target, self._config.datarange_age, datetime.now(UTC).timestamp())
@@ -138,7 +139,6 @@ class Life:
                 continue
             await self._wait_for_room(0)
             snapshot = await self._attempts.until_done("store", self._shipping.refresh)
-            target = self._planner.target_size(snapshot)
             plan = await self._attempts.until_done("store", lambda: self._planner.plan(snapshot))  # noqa: B023
             self._tell(plan)
             # Not those of the plan: what one made that failed halfway is in the journal as well.
