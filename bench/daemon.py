@@ -74,20 +74,27 @@ class Daemon:
 
     def wait_taken(self, files: int, timeout_s: float) -> float:
         """Return the seconds from the start until so many files wait in the journal."""
-
-        def taken() -> bool:
-            path = self.home / "state" / "journal.db"
-            if not path.exists():
-                return False
-            try:
-                with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as journal:
-                    (count,) = journal.execute("SELECT sum(files) FROM waiting").fetchone()
-            except sqlite3.OperationalError:
-                return False  # it is being made
-            return (count or 0) >= files
-
-        wait_until(taken, f"taking {files} files", timeout_s, _JOURNAL_POLL_S)
+        what = f"taking {files} files"
+        wait_until(lambda: self._count("SELECT sum(files) FROM waiting") >= files, what, timeout_s, _JOURNAL_POLL_S)
         return monotonic() - self.started
+
+    def wait_done(self, timeout_s: float) -> float:
+        """Return the seconds from the start until the journal has no file any more."""
+        some = "SELECT EXISTS (SELECT 1 FROM file)"
+        wait_until(lambda: self._count(some) == 0, "removing all files", timeout_s, _JOURNAL_POLL_S)
+        return monotonic() - self.started
+
+    def _count(self, query: str) -> int:
+        """Return the number that a query of the journal gives; -1 while there is none."""
+        path = self.home / "state" / "journal.db"
+        if not path.exists():
+            return -1
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as journal:
+                (count,) = journal.execute(query).fetchone()
+        except sqlite3.OperationalError:
+            return -1  # it is being made
+        return -1 if count is None else int(count)
 
     def cpu_s(self) -> float:
         """Return the seconds of CPU that it took so far, with its children."""

@@ -147,7 +147,8 @@ class Life:
 
     async def _plan(self, nursery: trio.Nursery) -> None:
         """Make dataranges whenever enough waits, and start them."""
-        target = 0
+        # Known before the first plan, or that would be made of the first few files.
+        target = self._planner.target_size(await self._attempts.until_done("store", self._shipping.refresh))
         while True:
             self._news = trio.Event()
             self.waiting = await self._attempts.until_done("journal", self._journal.waiting)

@@ -45,7 +45,8 @@ class Planner:
         self._comparer = comparer
         self._rejects = rejects
 
-    def _target_size(self, snapshot: Snapshot) -> int:
+    def target_size(self, snapshot: Snapshot) -> int:
+        """Return about how many bytes of files a datarange gets."""
         return self._config.datarange_size or snapshot.configuration.datarange_size
 
     def plan(self, snapshot: Snapshot) -> Plan:
@@ -54,7 +55,7 @@ class Planner:
         The numbered come first, so that numbers that are reserved for the others are above theirs. Raises what
         the store raises, and `Conflict`; what was noted by then is in the journal as 'packed'.
         """
-        plan = Plan(self._target_size(snapshot))
+        plan = Plan(self.target_size(snapshot))
         closed_before = time.time() - self._config.datarange_age
         for run in self._choose(self._numbered(), snapshot, closed_before, plan):
             plan.dataranges.append(self._journal.pack(run.first, run.files, snapshot.revision))

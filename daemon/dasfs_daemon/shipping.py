@@ -187,7 +187,7 @@ class Shipping:
         """
         check_directory(self._place.directory)
         top = os.fsencode(self._place.directory)
-        files = self._journal.files_of(row)
+        files = list(self._journal.files_of(row))
         changed = {file for file in files if _stamp(os.path.join(top, file.path)) != file.stamp}
         rejected = False
         if isinstance(failed.error, ObjectChanged | NotFound):

@@ -70,7 +70,7 @@ class JournalMachine(RuleBasedStateMachine):
     def give_back(self, datarange, leave_out):
         if datarange is None or self.state.get(datarange.id) in (None, State.COMMITTED):
             return
-        gone = self.journal.files_of(datarange)[:1] if leave_out else []
+        gone = list(self.journal.files_of(datarange))[:1] if leave_out else []
         self.journal.give_back(datarange, [file.id for file in gone])
         for path, (_, stamp) in self.packed.pop(datarange.id).items():
             if path not in [file.path for file in gone]:
