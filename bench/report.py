@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import dasfs
-from bench.cases import CASES, MORE_CASES
 from bench import environment
+from bench.cases import CASES, MORE_CASES
 from bench.environment import Environment
 from bench.outcome import DASFS, Outcome, PeerFigures, Row, load
 from bench.processes import BenchError, run
