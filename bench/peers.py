@@ -6,6 +6,7 @@ one reading or several, with nothing of the data cached.
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -98,6 +99,13 @@ def read_directory(directory: Path, listing: Path, plan: Plan) -> Reading:
     return _measured(command)
 
 
+def learn_names(mount: Mount) -> None:
+    """Let a mount that has no index learn names and sizes of its files, before it is measured."""
+    with os.scandir(mount.path) as entries:
+        for entry in entries:
+            entry.stat()
+
+
 def _measured(command: list[str]) -> Reading:
     document: dict[str, Any] = json.loads(run(*command).stdout)
     marks = [(n, seconds) for n, seconds in document.get("marks", ())]
@@ -153,6 +161,7 @@ class S3fs:
             if ours in env:
                 env[theirs] = env.pop(ours)
         with mounted(rig.work / "s3fs", self._command, env) as mount:
+            learn_names(mount)
             yield MountClient(self._material, mount, mount.path)
 
 
@@ -178,6 +187,9 @@ class Rclone:
         rig, cache = self._rig, self._rig.work / "rclone-cache"
         fresh_copy(_empty(rig), cache)
         with mounted(rig.work / "rclone", self._command(cache), rig.gateway.environment) as mount:
+            # Untuned it would ask for the time of each file, one after another.
+            if self._tuned:
+                learn_names(mount)
             yield MountClient(self._material, mount, mount.path)
 
     def _command(self, cache: Path) -> list[str]:

@@ -57,7 +57,6 @@ def _measure(rig: Rig, outcome: Outcome, count: int) -> None:
         look_up(mount, range(0, count, PER_DATARANGE))
     numbers = random.Random(rig.settings.seed).sample(range(count), min(LOOKUPS, count))
     for _ in range(rig.settings.slow_rounds):
-        rig.drop_caches()
         with rig.mount_dasfs("dasfs", cache, store=store) as mount:
             outcome.add_sample(f"{count:,}: index cached, ready, s", mount.ready_s)
             look_up(mount, numbers)

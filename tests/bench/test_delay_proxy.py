@@ -44,6 +44,12 @@ class Answers(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """A server that takes many connections at once: of more than five, the kernel would let some wait for a second."""
+
+    request_queue_size = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Proxy:
     port: int
@@ -59,7 +65,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Proxy]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server = Server(("127.0.0.1", 0), Answers)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     counters = tmp_path / "counters"
@@ -86,9 +92,9 @@ def test_every_request_waits(proxy: Proxy) -> None:
 
 
 def test_requests_wait_side_by_side(proxy: Proxy) -> None:
-    """Requests of several connections don't wait for one another: fifty take far less than fifty delays."""
+    """Requests of several connections don't wait for one another: twenty take far less than twenty delays."""
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(proxy.connect()) for _ in range(50)]
+        connections = [stack.enter_context(proxy.connect()) for _ in range(20)]
         for connection in connections:
             connection.connect()
         started = time.monotonic()
@@ -96,8 +102,8 @@ def test_requests_wait_side_by_side(proxy: Proxy) -> None:
             connection.request("GET", "/250")
         for connection in connections:
             connection.getresponse().read()
-        assert DELAY_S <= time.monotonic() - started < 25 * DELAY_S
-    assert proxy.counted()[:2] == (50, 50)
+        assert DELAY_S <= time.monotonic() - started < 10 * DELAY_S
+    assert proxy.counted()[:2] == (20, 20)
 
 
 def test_large_bodies_pass_unchanged_and_are_counted(proxy: Proxy) -> None:
