@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,6 +128,17 @@ class Daemon:
     def wait_empty(self, timeout_s: float = 30) -> None:
         """Wait until the write directory has no file."""
         wait_until(lambda: not self.files(), timeout_s)
+
+    def wait_taken(self, files: int) -> None:
+        """Wait until the journal has so many files."""
+
+        def taken() -> bool:
+            with sqlite3.connect(f"file:{self.home}/state/journal.db?mode=ro", uri=True) as db:
+                count: int = db.execute("SELECT count(*) FROM file").fetchone()[0]
+            db.close()
+            return count == files
+
+        wait_until(taken)
 
     def wait_log(self, pattern: str) -> str:
         """Wait until the log has what matches `pattern`; return it."""

@@ -15,6 +15,7 @@ from dasfs.dataset.verify import verify
 from dasfs.stores import open_store
 from dasfs_daemon.attempts import Attempts
 from dasfs_daemon.config import DatasetConfig
+from dasfs_daemon.directory_lock import DirectoryLock
 from dasfs_daemon.intake import Intake
 from dasfs_daemon.journal import Journal
 from dasfs_daemon.known import KnownPaths
@@ -102,6 +103,31 @@ def test_without_watches_the_directory_is_scanned(file_url, tmp_path, config, mo
         live(tmp_path, store, config, lambda _life: not (tmp_path / "in" / "a").exists(), problems)
     assert [each.key for each in problems.all()] == ["watch"]
     assert "max_user_instances" in problems.all()[0].hint
+
+
+def test_a_directory_that_came_to_be_with_another_daemon(file_url, tmp_path, config, monkeypatch):
+    """A write directory that appears while the daemon waits for it, and is another's by then, is not touched."""
+    monkeypatch.setattr("dasfs_daemon.inlet.RETRY_S", 0.05)
+    place, problems, told = tmp_path / "in", Problems("d"), []
+    place.rmdir()
+    locks = []
+
+    def is_taken(_life):
+        messages = " ".join(each.message for each in problems.all())
+        if not locks and "is missing" in messages:
+            (tmp_path / "new").mkdir()
+            write(tmp_path / "new", {"a": b"1"})
+            locks.append(DirectoryLock(str(tmp_path / "new")))
+            locks[0].ensure()
+            (tmp_path / "new").rename(place)
+        elif locks and "empties the write directory" in messages:
+            assert (place / "a").exists()
+            locks[0].close()
+            told.append(messages)
+        return bool(told) and not (place / "a").exists()
+
+    with open_store(file_url) as store:
+        live(tmp_path, store, config, is_taken, problems)
 
 
 def test_without_leases_the_events_count(tmp_path, config, monkeypatch):

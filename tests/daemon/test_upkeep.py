@@ -250,3 +250,21 @@ def test_two_daemons_on_one_write_directory(file_url, daemon_of):
     assert "committed 2-2" in second.log
     second.end()
     assert first.contents() == once({"a": b"1", "b": b"2", "c": b"3"})
+
+
+def test_what_waits_in_the_journal_of_another_daemon(file_url, daemon_of):
+    """A daemon that finds its write directory with another one touches none of the files that it once took there."""
+    first = daemon_of(file_url, keep="1h")
+    second = daemon_of(file_url, directory=str(first.directory), datarange_age="1h")
+    second.expected += ["empties the write directory"]
+    write(first.directory, {"a": b"1"})
+    second.start()
+    second.wait_taken(1)
+    second.end()
+    first.start()
+    first.wait_log("committed 0-0")
+    second.write_config(datarange_age="0s")
+    second.start()
+    second.wait_log("empties the write directory")
+    assert second.end() == 0
+    assert [path.name for path in first.files()] == ["a"]

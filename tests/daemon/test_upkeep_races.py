@@ -133,7 +133,7 @@ def test_an_aggregate_that_was_lost_is_not_confirmed(ship):
         ship.shipping.confirm(ship.row)
 
 
-def test_a_commit_whose_answer_was_lost_and_that_was_aggregated(ship):
+def test_a_commit_whose_answer_was_lost_and_that_was_aggregated(ship, monkeypatch):
     """A commit that is tried again after another daemon aggregated and collected it is found in the log."""
     ship.upload()
     ship.dataset.log._deadline_s = 0.0
@@ -147,7 +147,8 @@ def test_a_commit_whose_answer_was_lost_and_that_was_aggregated(ship):
     ship.store.plan = healthy
     ship.replace()
     before = ship.dataset.snapshot()
-    assert ship.commit(again=True)
+    with later(monkeypatch, TRUSTED_UPLOAD_S + 1):
+        assert ship.commit(again=True)
     assert ship.dataset.snapshot() == before
     assert list(verify(ship.store.inner, "d", before)) == []
 
