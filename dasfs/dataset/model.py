@@ -288,11 +288,11 @@ def find_overlap(dataranges: Sequence[Datarange]) -> tuple[Datarange, Datarange]
 
 
 def join_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return inclusive spans of numbers in ascending order, joined where they touch."""
+    """Return inclusive spans of numbers in ascending order, joined where they touch or overlap."""
     joined: list[tuple[int, int]] = []
     for first, last in sorted(spans):
-        if joined and first == joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], last)
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
         else:
             joined.append((first, last))
     return joined

@@ -28,11 +28,12 @@ def create(url):
 @pytest.mark.parametrize("state", ["taken", "uploaded", "committed"])
 def test_emptied_while_files_are_on_their_way(file_url, daemon_of, tmp_path, state):
     """The daemon says that there is no dataset any more and keeps all; once it is created anew, all go there."""
-    daemon = daemon_of(file_url, datarange_age="1h" if state == "taken" else "0.3s", keep="1h")
+    daemon = daemon_of(file_url, datarange_age="1h" if state == "taken" else "1s", keep="1h")
     daemon.expected += ["WARNING: d: "]
     daemon.start()
     write(daemon.directory, MADE)
-    wait_until(lambda: daemon.states()["committed" if state == "committed" else "taken"])
+    wanted = {"committed": len(MADE)} if state == "committed" else {"taken": len(MADE)}
+    wait_until(lambda: daemon.states() == wanted)
     if state == "uploaded":
         # In the way of the next commit: the numbers of the others are reserved by revision 2.
         (tmp_path / "store" / "datas3t" / "d" / "log" / f"{3:020d}.json").mkdir()

@@ -151,3 +151,12 @@ def test_a_closed_part_refuses(tmp_path):
         journal.close()
         with pytest.raises(Closed):
             journal.take([NewFile(b"1", Stamp(1, 1, 1), None)], 1.0)
+
+
+def test_numbers_that_are_ours_already(tmp_path):
+    """Numbers that are reserved again, as by a store that was set back to an older state, are ours once."""
+    with Journal(str(tmp_path / "journal.db")) as inner:
+        journal = OriginJournal(inner, inner.origin("d", "/in", "file:///x"))
+        for numbers in (range(10, 20), range(1, 12), range(15, 17), range(30, 31), range(1, 21)):
+            journal.reserve(numbers)
+        assert journal.reservations() == [range(1, 21), range(30, 31)]

@@ -9,12 +9,12 @@ from dasfs.stores import open_store
 from tests.datasets import datarange
 from tests.faulty import Fault, FaultyStore, at_random
 
-COMMITS = 1000
+COMMITS = 250
 
 
 @pytest.fixture
 def long_log(tmp_path, monkeypatch):
-    """A store with a log of 1,000 commits and no checkpoint, and its newest snapshot."""
+    """A store with a log of 250 commits and no checkpoint, and its newest snapshot."""
     monkeypatch.setattr("dasfs.dataset.log.CHECKPOINT_INTERVAL", 10**9)
     with open_store(f"file://{tmp_path}/store") as store:
         store.create()
@@ -28,7 +28,7 @@ def long_log(tmp_path, monkeypatch):
 
 
 def test_a_long_log_is_read_in_pieces(long_log):
-    """With a third of all requests failing, a log of 1,000 commits is read after some attempts; none starts anew."""
+    """With a third of all requests failing, a log of 250 commits is read after some attempts; none starts anew."""
     store, head = long_log
     log = CommitLog(FaultyStore(store, at_random(4, 1 / 3, Fault.FAIL, Fault.LOSE_ANSWER)), "d")
     reached: list[Snapshot] = []
@@ -48,8 +48,8 @@ def test_what_is_damaged_is_no_progress(long_log):
     """A commit that can't be read as one ends the reading as before: nothing before it is handed out."""
     store, _ = long_log
     log = CommitLog(store, "d")
-    store.put(log.keys.commit(700), b"{}")
+    store.put(log.keys.commit(170), b"{}")
     reached: list[Snapshot] = []
-    with pytest.raises(Exception, match="700"):
+    with pytest.raises(Exception, match="170"):
         log.head(reached=reached.append)
     assert reached == []
