@@ -247,13 +247,13 @@ def test_large_ones_stay_where_they_are(begin: Begin, ceph: Ceph) -> None:
                 check(answers)
             scene.read_once()
             after = Dataset(store, "set").snapshot()
-            assert len(after.dataranges) < 10
             again = large_bytes(store, mount.tar_reads()[seen:], large.keys())
             fetched = large_bytes(store, machine.tar_reads(), large.keys())
             received = sum(each.received for each in machine.tar_reads())
             sent = sum(each.sent for each in machine.exchanges if "/log/" not in each.key)
             small = received - fetched
             report(scene, steps, answers, before, after, large=sum(large.values()), fetched=fetched, sent=sent)
+            assert len(after.dataranges) < 30  # what waits for more is among them
             assert again == 0
             assert fetched < sum(large.values()) / 100
             assert sent - small < sum(large.values()) / 100
