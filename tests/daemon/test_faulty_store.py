@@ -25,6 +25,7 @@ from dasfs_daemon.problems import Problems
 from dasfs_daemon.rejects import Rejects
 from dasfs_daemon.tally import Tally
 from dasfs_daemon.throttle import Throttle
+from dasfs_daemon.walk import BATCH
 from tests.blocks import wait_until as wait_until_async
 from tests.daemons import make_store, write
 from tests.faulty import Fault, FaultyStore, at_random
@@ -146,6 +147,20 @@ def test_without_leases_the_events_count(tmp_path, config, monkeypatch):
         looked = intake.look([b"slow"], frozenset([b"slow"]))
         assert (looked.files, looked.later) == (0, [b"slow"])
         assert intake.look([b"slow"]).files == 1
+
+
+def test_what_is_taken_is_told_while_the_scan_goes_on(tmp_path, config):
+    """The first of many files are packed while a scan still looks at the others."""
+    for k in range(BATCH + 1):
+        (tmp_path / "in" / str(k)).touch()
+    wait_until(lambda: time.time() - (tmp_path / "in" / str(BATCH)).stat().st_ctime > config.settle)
+    told = []
+    with Journal(str(tmp_path / "journal.db")) as journal:
+        origin = OriginJournal(journal, journal.origin("d", config.directory, "file:///x"))
+        rejects = Rejects("d", config.directory)
+        intake = Intake("d", config, origin, rejects, lambda: told.append(origin.waiting().files))
+        assert intake.scan().files == BATCH + 1
+    assert told == [BATCH, BATCH + 1]
 
 
 def test_a_clock_that_was_set_back(tmp_path, config, monkeypatch):

@@ -160,3 +160,25 @@ def test_numbers_that_are_ours_already(tmp_path):
         for numbers in (range(10, 20), range(1, 12), range(15, 17), range(30, 31), range(1, 21)):
             journal.reserve(numbers)
         assert journal.reservations() == [range(1, 21), range(30, 31)]
+
+
+def test_a_large_datarange_is_read_whole(tmp_path):
+    """All files of a datarange come back, each once and in the order of their numbers, however many pages they fill."""
+    with Journal(str(tmp_path / "journal.db")) as file:
+        journal = OriginJournal(file, file.origin("d", "/in", "file:///store"))
+        journal.take([NewFile(b"%d" % k, Stamp(1, 1, k), None) for k in range(9000)], 1.0)
+        row = journal.pack(70, journal.unnumbered_waiting(9000), 1, [])
+        assert [(each.number, each.path) for each in journal.files_of(row)] == [
+            (70 + k, b"%d" % k) for k in range(9000)
+        ]
+
+
+def test_many_files_are_looked_up_at_once(tmp_path):
+    """Each file gets what the journal knows of it: its stamp, files with its stamp under other paths, or nothing."""
+    with Journal(str(tmp_path / "journal.db")) as file:
+        journal = OriginJournal(file, file.origin("d", "/in", "file:///store"))
+        one, two, twin = (NewFile(name, Stamp(1, 1, k), None) for name, k in ((b"1", 1), (b"2", 2), (b"3", 2)))
+        journal.take([one, two, twin], 1.0)
+        found = journal.look_up([NewFile(b"new", Stamp(9, 9, 9), None), NewFile(b"4", two.stamp, None), one])
+        assert [each.stamp for each in found] == [None, None, one.stamp]
+        assert [sorted(each.twins) for each in found] == [[], [b"2", b"3"], []]
