@@ -35,10 +35,11 @@ DEADLINE_S = 0.02
 
 @dataclass(frozen=True)
 class Trouble:
-    """What goes wrong with the `at`th operation of the store, from 1."""
+    """What goes wrong with the `at`th operation of the store, from 1, of these kinds, or of all where none is named."""
 
     at: int
     fault: Fault
+    operations: tuple[str, ...] = ()
 
 
 class HostStore(FaultyStore):
@@ -54,7 +55,7 @@ class HostStore(FaultyStore):
         self._leave_behind = leave_behind
 
     def expect(self, trouble: Trouble) -> None:
-        planned = nth(trouble.at, trouble.fault)
+        planned = nth(trouble.at, trouble.fault, *trouble.operations)
 
         def plan(operation: str, key: str, number: int) -> Fault | None:
             fault = planned(operation, key, number)

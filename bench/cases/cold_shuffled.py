@@ -18,7 +18,7 @@ def cold_shuffled(rig: Rig) -> Outcome:
     everybody = (S3fs(), Rclone(), Rclone(tuned=True), Ratarmount(), Dasfs())
     peers = prepare(rig, outcome, material, everybody)
     plan = Plan(readers, settings.seed)
-    samples = compare(rig, outcome, peers, plan, settings.rounds)
+    samples = compare(rig, outcome, peers, plan, settings.slow_rounds)
     what = f"cold, shuffled, {readers} readers"
     ours = rate(samples, DASFS)
     for name in (RCLONE, TUNED_RCLONE, RATARMOUNT, S3FS):

@@ -106,7 +106,7 @@ def test_killed_on_s3(s3_url, s3_environment, daemon_of, share):
     """The same on Ceph, and through a gateway that answers 500 or 503, cuts, halves, or is silent every third time."""
     make_store(s3_url)
     with bad_gateway(s3_environment.endpoint_url) as gateway:
-        daemon = daemon_of(s3_url, stores={"endpoint_url": gateway.url, "deadline": "1.5s"})
+        daemon = daemon_of(s3_url, stores={"endpoint_url": gateway.url, "deadline": "1.5s" if share else "60s"})
         daemon.expected += ["WARNING: d: .*s3://"] if share else []
         gateway.share = share
         made, met = kill_under_load(daemon, KILLS)

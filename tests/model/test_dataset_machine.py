@@ -89,10 +89,11 @@ hosts = st.integers(0, len(SKEWS) - 1)
 # After how many operations of a store it is the next one's turn.
 schedules = st.lists(st.integers(0, 12), min_size=1, max_size=8)
 waits = st.builds(Wait, st.sampled_from([1, 25]))
-troubles = st.builds(
-    Trouble,
-    st.integers(1, 12) | st.integers(1, 40),
-    st.sampled_from([Fault.CRASH, Fault.CRASH_WITHIN, Fault.CRASH_AFTER, Fault.FAIL, Fault.LOSE_ANSWER]),
+faults = st.sampled_from([Fault.CRASH, Fault.CRASH_WITHIN, Fault.CRASH_AFTER, Fault.FAIL, Fault.LOSE_ANSWER])
+WRITES = ("put", "put_if_absent", "put_stream", "compose", "delete")
+troubles = st.one_of(
+    st.builds(Trouble, st.integers(1, 12) | st.integers(1, 40), faults),
+    st.builds(Trouble, st.integers(1, 6), faults, st.just(WRITES)),
 )
 
 
@@ -159,10 +160,13 @@ class DatasetMachine(RuleBasedStateMachine):
         self.look([host] * fresh)
         self.do(lambda: self.hosts[host].act(action))
 
-    @rule(host=hosts, action=actions, trouble=troubles)
-    def act_in_trouble(self, host: int, action: Action, trouble: Trouble) -> None:
+    @rule(host=hosts, action=puts | actions, trouble=troubles, again=st.none() | hosts)
+    def act_in_trouble(self, host: int, action: Action, trouble: Trouble, again: int | None) -> None:
+        """What ended early can be done again, by the same host or by another."""
         self.look([host])
         self.do(lambda: self.hosts[host].act(action, trouble))
+        if again is not None:
+            self.do(lambda: self.hosts[again].act(action))
 
     @rule(order=st.permutations(range(len(SKEWS))), one=puts | aggregations, other=actions, schedule=schedules)
     def act_together(self, order: list[int], one: Action, other: Action, schedule: list[int]) -> None:
