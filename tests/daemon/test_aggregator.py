@@ -209,7 +209,8 @@ def test_paths_that_are_known_are_not_read_again(store, tmp_path):
     known.update(dataset, dataset.snapshot())
     read = [entry for entry in store.operations if entry.endswith(".manifest")]
     assert read == [f"get {dataset.keys.manifest(report.datarange.id)}"]
-    assert known.numbers(before.dataset_id, [b"f200", b"f203", b"f204"]) == [[200], [203], []]
+    found = known.candidates(before.dataset_id, [(b"f200", 1), (b"f203", 1), (b"f204", 1)])
+    assert [[each.number for each in candidates] for candidates in found] == [[200], [203], []]
     known.close()
 
 
