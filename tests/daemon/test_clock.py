@@ -15,7 +15,9 @@ from tests.daemons import once, write
 LIBRARY = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
 
 
-@pytest.mark.parametrize("jumps", [("-2h", "+3d", "-30d"), ("+400d", "-1d", "+0d")], ids=["back-first", "forward-first"])
+@pytest.mark.parametrize(
+    "jumps", [("-2h", "+3d", "-30d"), ("+400d", "-1d", "+0d")], ids=["back-first", "forward-first"]
+)
 def test_a_clock_that_jumps(file_url, daemon_of, jumps):
     """Files that arrive after a jump are in the dataset seconds later, and so are those that waited meanwhile."""
     assert LIBRARY, "apt-get install libfaketime"

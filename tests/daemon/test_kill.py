@@ -19,7 +19,7 @@ from dasfs.stores import open_store
 from tests.bad_gateway import bad_gateway
 from tests.daemons import make_store, once, write
 
-KILLS = int(os.environ.get("DASFS_KILLS", "4"))
+KILLS = int(os.environ.get("DASFS_KILLS", "3"))
 STATES = ("taken", "packed", "uploaded", "committed")
 # Each kill waits for one of these to be in the journal; the last two, for no matter what: also while it starts.
 WISHES = (*STATES, None, None)
