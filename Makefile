@@ -1,7 +1,7 @@
 # Every verb sets up what it needs first (.ci/setup), on any Debian or Ubuntu with make and Python 3.11.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs install uninstall clean
+.PHONY: help demo test check bench soak docs install uninstall clean
 
 export PYTHON ?= python3
 PREFIX ?= /opt/dasfs
@@ -40,6 +40,10 @@ check:  ## lint, format, types, layers, systemd's own checks of the units
 bench:  ## measure against every peer (root), half an hour: CASE="cold-order one", BENCH=--quick
 	@.ci/setup test
 	@$(BIN)/python -m bench.run $(CASE) $(BENCH)
+
+soak:  ## half an hour of writers, readers, aggregation and collection; what must stay flat: SOAK='--minutes 5'
+	@.ci/setup test
+	@$(BIN)/python -m bench.soak $(SOAK)
 
 bench/fuse_memory: bench/fuse_memory.c
 	@.ci/setup

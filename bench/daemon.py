@@ -22,12 +22,13 @@ _JOURNAL_POLL_S: Final = 0.05
 
 @dataclass(slots=True)
 class Daemon:
-    """A daemon of one dataset, below `home`. `settings` are those of the dataset in its configuration."""
+    """A daemon of one dataset, below `home`. `settings` are those of the dataset, `tables` the other tables."""
 
     home: Path
     store: str
     environment: Mapping[str, str]
     settings: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pid: int = 0
     started: float = 0.0
 
@@ -45,6 +46,8 @@ class Daemon:
         self.directory.mkdir(parents=True, exist_ok=True)
         lines = [f'state_directory = "{self.home}/state"', f"[datasets.{DATASET}]", f'store = "{self.store}"']
         lines += [f'directory = "{self.directory}"', *(f'{key} = "{value}"' for key, value in self.settings.items())]
+        for name, table in self.tables.items():
+            lines += [f"[{name}]", *(f'{key} = "{value}"' for key, value in table.items())]
         (self.home / "daemon.toml").write_text("\n".join(lines) + "\n")
 
     @contextmanager
