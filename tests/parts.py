@@ -16,10 +16,11 @@ from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
 from dasfs.dataset.writer import upload
 from dasfs.formats.manifest import RECORD, Manifest, Segment
+from dasfs.fuse.attributes import Ownership
 from dasfs.fuse.content import Content
 from dasfs.fuse.inodes import Inode
 from dasfs.fuse.invalidation import Invalidator
-from dasfs.fuse.operations import Operations, Ownership
+from dasfs.fuse.operations import Operations
 from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Tree
 from dasfs.names import DatarangeId

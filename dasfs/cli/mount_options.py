@@ -14,8 +14,8 @@ from dasfs.cli.common import parse_size
 from dasfs.config import MountConfig
 from dasfs.endpoint import Address
 from dasfs.errors import InvalidInput
+from dasfs.fuse.attributes import Ownership
 from dasfs.fuse.mount import MountOptions
-from dasfs.fuse.operations import Ownership
 
 DEFAULT_CACHE_SIZE: Final = "20GiB"
 DEFAULT_REFRESH_S: Final = 10.0

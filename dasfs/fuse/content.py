@@ -1,7 +1,7 @@
-"""The bytes of open datapoints: from the block cache, from the store on a miss, decoded if compressed.
+"""The bytes of datapoints: from the block cache, from the store on a miss, decoded if compressed.
 
 Every byte that leaves here was checked: blocks against their CRC-32 by the block cache, decoded datapoints
-against the CRC-32 of their true bytes. A file stays readable while its dataset goes on: when aggregation has
+against the CRC-32 of their true bytes. An open file stays readable while its dataset goes on: when aggregation has
 replaced the object under it, reading goes on in the new one.
 
 **Concurrency:** one trio thread. `read_cached` never waits and is the hot path; `read` waits for the store,
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 WHOLE_MEMORY: Final = 128 << 20
 # Above this size decoding is worth a thread: zstd decodes it in about 0.2 ms, a hop costs 0.05 ms.
 DECODE_INLINE: Final = 128 << 10
+# Files at hand: those that so many readers read at the same time, and more.
+MAX_FILES: Final = 4096
 # Dataranges whose segments are at hand without asking the block cache.
 MAX_PIECES_OF: Final = 1024
 
@@ -51,7 +53,7 @@ class Piece:
 
 
 class OpenFile:
-    """An open datapoint. `base` is where its datarange starts in the `layout` of its snapshot."""
+    """A datapoint that is read. `base` is where its datarange starts in the `layout` of its snapshot."""
 
     __slots__ = ("base", "layout", "located", "pieces")
 
@@ -133,24 +135,18 @@ class Content:
         self._whole = WholeDatapoints(WHOLE_MEMORY)
         self._pieces_of: OrderedDict[tuple[str, DatarangeId], tuple[Piece, ...]] = OrderedDict()
         self._flights: SingleFlight[Inode] = SingleFlight(nursery)
-        self._opened: dict[Inode, list[OpenFile]] = {}
+        self._files: dict[int, OpenFile] = {}
+
+    def find(self, inode: int) -> OpenFile | None:
+        """Return a datapoint that was read lately. It is never outdated: an inode stands for one content."""
+        return self._files.get(inode)
 
     def open(self, located: Located) -> OpenFile:
-        """Return an open file for a datapoint. Reads nothing. Close it."""
-        file = self._make_file(located)
-        self._opened.setdefault(located.inode, []).append(file)
+        """Return a datapoint to read from, and keep it for `find`. Reads nothing."""
+        if len(self._files) >= MAX_FILES:
+            self._files.clear()  # a few µs for each that is still read; keeping an order costs that at every read
+        file = self._files[located.inode] = self._make_file(located)
         return file
-
-    def close(self, file: OpenFile) -> None:
-        files = self._opened[file.located.inode]
-        files.remove(file)
-        if not files:
-            del self._opened[file.located.inode]
-
-    def opened(self, inode: int) -> Located | None:
-        """Return the datapoint that somebody has open as `inode`, though it may be deleted meanwhile; else None."""
-        files = self._opened.get(Inode(inode))
-        return files[0].located if files else None
 
     def _make_file(self, located: Located) -> OpenFile:
         layout = self._layouts.get(located.snapshot.dataset)
@@ -255,8 +251,10 @@ class Content:
         before = file.located
         await self._catalog.refresh_now(before.snapshot.dataset)
         try:
-            located = await self._tree.locate(before.inode)
+            located = await self._tree.locate(before.inode) if self._tree.is_current(before.inode) else None
         except NotFound:
+            located = None
+        if located is None:
             raise ObjectChanged(f"{before.name} of {before.snapshot.dataset} was deleted") from error
         same = (before.record.crc32, before.record.true_size) == (
             located.record.crc32,

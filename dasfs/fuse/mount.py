@@ -1,9 +1,8 @@
 """One mount from its first request to its last: opens the caches, serves the kernel, ends cleanly.
 
-**Concurrency:** `serve` is the process's one `trio.run`. Its nursery holds pyfuse3's workers, the catalog's
-refreshing, reading ahead, the listener for signals, and the one that says when the mount answers. SIGTERM and
-SIGINT first let running requests end, then cancel them; SIGUSR1 writes the stack of every thread and task to
-stderr. pyfuse3 serves one mount a process.
+**Concurrency:** `_serve` is the process's one `trio.run`. Its nursery holds the session, the catalog's refreshing,
+reading ahead, the listener for signals, and the one that says when the mount answers. SIGTERM and SIGINT first let
+running requests end, then cancel them; SIGUSR1 writes the stack of every thread and task to stderr.
 """
 
 import faulthandler
@@ -17,7 +16,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
-import pyfuse3
 import trio
 
 from dasfs.cache.blocks import BlockCacheOptions, open_block_cache
@@ -27,24 +25,27 @@ from dasfs.cache.index import IndexCache
 from dasfs.cache.remote import Remote
 from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
+from dasfs.fuse.attributes import Ownership
 from dasfs.fuse.content import Content
+from dasfs.fuse.device import Device
 from dasfs.fuse.door import open_door
 from dasfs.fuse.invalidation import Invalidator
 from dasfs.fuse.mountpoint import check, check_outside, prepare
-from dasfs.fuse.operations import Operations, Ownership
+from dasfs.fuse.operations import Operations
+from dasfs.fuse.protocol import Capacity
+from dasfs.fuse.session import Session
 from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Tree
-from dasfs.fuse.tuning import raise_limits
-from dasfs.fuse.waiting import stay_awake
+from dasfs.fuse.tuning import raise_read_ahead
 from dasfs.metrics import RequestCounts
 from dasfs.notify import Notifier
 from dasfs.stores.base import Store
 
 log = logging.getLogger(__name__)
 
-# A request that waits holds one of pyfuse3's tasks: this many readers may be stuck before `stat` is stuck
-# too. A task costs 1 MiB of address space, and memory only once it is used.
-MAX_TASKS: Final = 1024
+# Reads that the kernel sends without waiting for the one before: most reads are. Its default is 12, and when the store
+# hangs, a thirteenth would wait, also for what is cached. The kernel allows an ordinary user fewer by default.
+CAPACITY: Final = Capacity(max_readahead=1 << 20, background=512)
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # How long requests may go on after SIGTERM before they are cancelled.
 GRACE_S: Final = 2.0
@@ -121,56 +122,39 @@ async def _serve(
                 raise NotFound(f"{store.url} has no dataset {options.dataset}")
             tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset)
             content = Content(nursery, store, remote, tree, catalog, blocks)
-            catalog.subscribe(Invalidator(tree, content, catalog, index).prepare)
             requests = store.requests or RequestCounts()
             status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests)
-            operations = Operations(tree, content, status, index, options.ownership, deadline_s=options.deadline_s)
+            operations = Operations(tree, content, status, index, options.ownership)
             # Before there is a mount, so that no signal can leave a dead one behind.
             with (
                 trio.open_signal_receiver(*SIGNALS) as signals,
                 open_door(options.metrics, status, operations.requests),
             ):
-                _mount(operations, store.url, mountpoint, options)
+                device = _mount(store.url, mountpoint, options)
                 try:
-                    if not stay_awake():
-                        log.debug("every wait for a request sleeps")
+                    catalog.subscribe(Invalidator(tree, content, catalog, index, device).prepare)
                     nursery.start_soon(catalog.run)
                     nursery.start_soon(_announce, mountpoint, ready, notifier, status)
-                    await _serve_requests(signals)
+                    session = Session(device, operations, deadline_s=options.deadline_s)
+                    nursery.start_soon(_obey, signals, session)
+                    await session.run(grace_s=GRACE_S)
                 finally:
                     notifier.stopping()
-                    pyfuse3.close(unmount=True)
+                    device.close()
                     nursery.cancel_scope.cancel()
     finally:
         index.close()
 
 
-def _mount(operations: Operations, source: str, mountpoint: str, options: MountOptions) -> None:
+def _mount(source: str, mountpoint: str, options: MountOptions) -> Device:
     # Not before all else is there: what stays dead meanwhile nobody takes for an empty directory.
     prepare(mountpoint, replace=options.replace)
-    fuse_options = set(pyfuse3.default_options)
-    fuse_options |= {f"fsname={source.replace(',', '%2C')}", "subtype=dasfs", "ro", "noatime"}
-    if options.allow_other:
-        fuse_options.add("allow_other")
-    try:
-        pyfuse3.init(operations, mountpoint, fuse_options)
-    except RuntimeError as error:
-        raise DasfsError(
-            f"the kernel did not take the mount at {mountpoint}",
-            hint="see the line before; /dev/fuse must be there, and allow_other needs user_allow_other "
-            "in /etc/fuse.conf",
-        ) from error
+    fuse_options = [f"fsname={source.replace(',', '%2C')}", "subtype=dasfs", "ro", "noatime", "nosuid", "nodev"]
+    fuse_options += ["default_permissions", *(["allow_other"] if options.allow_other else [])]
+    return Device.mount(mountpoint, fuse_options, CAPACITY)
 
 
-async def _serve_requests(signals: AsyncIterator[int]) -> None:
-    """Run pyfuse3 until it is unmounted or a signal ends it."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_obey, signals, nursery.cancel_scope)
-        await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
-        nursery.cancel_scope.cancel()
-
-
-async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+async def _obey(signals: AsyncIterator[int], session: Session) -> None:
     # Beside trio's own handler: it shows the threads also when the trio thread is stuck.
     faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
     async for number in signals:
@@ -178,15 +162,13 @@ async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
             _dump_tasks()
             continue
         log.info("%s: unmounting", signal.Signals(number).name)
-        pyfuse3.terminate()
-        await trio.sleep(GRACE_S)
-        scope.cancel()
+        session.stop()
 
 
 async def _announce(mountpoint: str, ready: Callable[[], None], notifier: Notifier, status: Status) -> None:
     """Say that the mount is ready once it answers a stat, which must come from another thread; and that it still is."""
     await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
-    await trio.to_thread.run_sync(raise_limits, mountpoint, abandon_on_cancel=True)
+    await trio.to_thread.run_sync(raise_read_ahead, mountpoint, abandon_on_cancel=True)
     ready()
     notifier.ready()
     # A thread of its own: others may all be waiting for the store.

@@ -1,7 +1,7 @@
 """What a mount looks like: names, inodes, attributes, listings. Knows nothing of FUSE.
 
     /                        the datasets, or one dataset's datapoints with `only`
-    /.dasfs/status.json      not listed, found by name; metrics beside it
+    /.dasfs                  not listed, found by name
     /DATASET/%020d.ext       the datapoints, in number order
 
 Names, sizes and times come from manifests, never from a request per file. A gap is `None`; a datapoint whose
@@ -13,6 +13,7 @@ cache, and waits for the store, within the catalog's deadline, when it is not.
 
 import logging
 from bisect import bisect_right
+from collections import deque
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -25,24 +26,24 @@ from dasfs.errors import Corrupt, DasfsError, InvalidInput, NotFound, ObjectChan
 from dasfs.formats.manifest import RECORD_SIZE, Record
 from dasfs.fuse.inodes import (
     CONTROL_DIRECTORY,
-    METRICS_FILE,
     ROOT,
-    STATUS_FILE,
     DatapointPlace,
     Inode,
     InodeTable,
     Lives,
+    life_of,
 )
 from dasfs.names import DatapointName, DatapointNumber
 
 log = logging.getLogger(__name__)
 
 CONTROL_NAME: Final = ".dasfs"
-OWN_FILES: Final = {"status.json": STATUS_FILE, "metrics": METRICS_FILE}
 # How often one answer follows a datarange to where newer revisions put it: more would need somebody who aggregates and
 # collects, without any grace, faster than a manifest is read.
 MAX_MOVES: Final = 5
-# As many as readers that may be between their lookup and their open.
+# Deletions of which open files stay readable: each holds on to a snapshot.
+MAX_PAST: Final = 16
+# As many as readers that may be between their lookup and their first read.
 MAX_LOOKED_UP: Final = 256
 
 
@@ -81,6 +82,22 @@ class _Holder:
     datarange: Datarange
     view: ManifestView
     page: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """The numbers `first..last` of `snapshot` that the next one did not have any more, and their lives until then."""
+
+    snapshot: Snapshot
+    first: int
+    last: int
+    lives: Lives
+
+    def find(self, place: DatapointPlace) -> Datarange | None:
+        """Return the datarange that held a datapoint, if this is where it was last."""
+        if place.dataset != self.snapshot.dataset or not self.first <= place.number <= self.last:
+            return None
+        return self.snapshot.find(place.number) if life_of(self.lives, place.number) == place.life else None
 
 
 @dataclass(slots=True)
@@ -124,8 +141,10 @@ class Tree:
         self._index = index
         self._only = only
         self._inodes = InodeTable()
-        self._mounted_at = mounted_at
-        # What is looked up is opened next.
+        self.mounted_at = mounted_at
+        # What open files may still stand for.
+        self._past: deque[_Past] = deque(maxlen=MAX_PAST)
+        # What is looked up is read next.
         self._looked_up: dict[int, Located] = {}
 
     def directory_inode(self, dataset: str) -> Inode:
@@ -137,9 +156,15 @@ class Tree:
     def lives(self, dataset: str) -> Lives:
         return self._inodes.lives(dataset)
 
-    def renew(self, dataset: str, first: int, last: int) -> None:
-        """Give datapoints whose content is no longer what it was other inodes from now on."""
-        self._inodes.renew(dataset, first, last)
+    def renew(self, before: Snapshot, first: int, last: int) -> None:
+        """Give datapoints whose content is no longer what it was in `before` other inodes from now on."""
+        self._past.append(_Past(before, first, last, self._inodes.lives(before.dataset)))
+        self._inodes.renew(before.dataset, first, last)
+
+    def is_current(self, inode: int) -> bool:
+        """Return whether the number that `inode` stands for was not taken away since."""
+        place = self._inodes.find_datapoint(inode)
+        return place is not None and self._inodes.is_current(place)
 
     def dataset_of(self, directory: int) -> str | None:
         """Return the dataset whose datapoints stand in `directory`, or None."""
@@ -169,8 +194,6 @@ class Tree:
 
     async def lookup(self, parent: int, name: str) -> Attributes | None:
         """Return the attributes of `name` in the directory `parent`, or None where it is not."""
-        if parent == CONTROL_DIRECTORY:
-            return self.own_attributes(OWN_FILES[name]) if name in OWN_FILES else None
         if parent == ROOT and name == CONTROL_NAME:
             return self._control_attributes()
         dataset = self.dataset_of(parent)
@@ -182,7 +205,7 @@ class Tree:
         """Return the attributes of an inode that was looked up. Raises `NotFound` when it is gone."""
         if inode == ROOT and self._only is None:
             names = await self._catalog.names()
-            return Attributes(ROOT, is_directory=True, size=0, mtime=self._mounted_at, links=2 + len(names))
+            return Attributes(ROOT, is_directory=True, size=0, mtime=self.mounted_at, links=2 + len(names))
         if inode == CONTROL_DIRECTORY:
             return self._control_attributes()
         dataset = self.dataset_of(inode)
@@ -192,14 +215,14 @@ class Tree:
         return datapoint_attributes(await self.locate(inode))
 
     async def locate(self, inode: int) -> Located:
-        """Return where the datapoint `inode` lies now.
+        """Return where the datapoint `inode` lies now, or where it lay when it was deleted, for who has it open.
 
         Raises `NotFound` when it is gone, `ObjectChanged` when it is gone and another may have its number, which makes
         the kernel look its name up again, and `Corrupt` when it is damaged.
         """
         place = self._inodes.find_datapoint(inode)
         if place is not None and not self._inodes.is_current(place):
-            raise ObjectChanged(f"datapoint {place.number} of {place.dataset} was deleted")
+            return await self._locate_deleted(Inode(inode), place)
         located = None if place is None else await self._locate(place)
         if located is None:
             raise NotFound("no such datapoint")
@@ -260,12 +283,8 @@ class Tree:
             raise listing.problem
         return None
 
-    def own_attributes(self, inode: Inode) -> Attributes:
-        """Return the attributes of a file of the mount's own, but for its size, which differs from moment to moment."""
-        return Attributes(inode, is_directory=False, size=0, mtime=self._mounted_at)
-
     def _control_attributes(self) -> Attributes:
-        return Attributes(CONTROL_DIRECTORY, is_directory=True, size=0, mtime=self._mounted_at, links=2)
+        return Attributes(CONTROL_DIRECTORY, is_directory=True, size=0, mtime=self.mounted_at, links=2)
 
     def _directory_attributes(self, state: DatasetState) -> Attributes:
         mtime = int(state.snapshot.time.timestamp())
@@ -328,6 +347,23 @@ class Tree:
         record = self._index.record(holder.view, number - holder.datarange.first)
         inode = self._inodes.datapoint(place.dataset, number)
         return Located(inode, number, holder.snapshot, holder.datarange, holder.view, record)
+
+    async def _locate_deleted(self, inode: Inode, place: DatapointPlace) -> Located:
+        """Return where a datapoint lay in the last snapshot that had it. Its objects stay for a day after that."""
+        number = place.number
+        for past in reversed(self._past):
+            datarange = past.find(place)
+            if datarange is None:
+                continue
+            try:
+                view, _ = await self._page(past.snapshot, datarange, (number - datarange.first) // PAGE_RECORDS)
+            except StoreUnavailable:
+                raise
+            except DasfsError:
+                break
+            record = self._index.record(view, number - datarange.first)
+            return Located(inode, number, past.snapshot, datarange, view, record)
+        raise ObjectChanged(f"datapoint {number} of {place.dataset} was deleted")
 
     async def _find(self, snapshot: Snapshot, number: int) -> _Holder | None:
         """Return where a datapoint of `snapshot` is; in the newest snapshot where that is gone from the store.
