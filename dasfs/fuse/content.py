@@ -53,15 +53,23 @@ class Piece:
 
 
 class OpenFile:
-    """A datapoint that is read. `base` is where its datarange starts in the `layout` of its snapshot."""
+    """A datapoint that is read. Its stored bytes are `[start, end)` of its TAR object.
 
-    __slots__ = ("base", "layout", "located", "pieces")
+    `base` is where its datarange starts in the `layout` of its snapshot; `ahead` follows the readers of its dataset.
+    """
 
-    def __init__(self, located: Located, pieces: tuple[Piece, ...], layout: "Layout") -> None:
+    __slots__ = ("ahead", "base", "end", "is_plain", "layout", "located", "pieces", "start")
+
+    def __init__(self, located: Located, pieces: tuple[Piece, ...], layout: "Layout", ahead: ReadAhead) -> None:
+        record = located.record
         self.located = located
         self.pieces = pieces
         self.layout = layout
+        self.ahead = ahead
         self.base = layout.base(located.datarange)
+        self.is_plain = record.codec is Codec.NONE
+        self.start = record.content_offset
+        self.end = record.content_offset + record.stored_size
 
 
 class Layout:
@@ -76,7 +84,8 @@ class Layout:
         return self.starts[-1]
 
     def base(self, datarange: Datarange) -> int:
-        place = bisect_right(self.snapshot.dataranges, datarange.first, key=lambda each: each.first) - 1
+        place = self.snapshot.place(datarange.id.first)
+        assert place is not None
         return self.starts[place]
 
     def stretches(self, start: int, end: int) -> list[tuple[Datarange, int, int]]:
@@ -152,22 +161,26 @@ class Content:
         layout = self._layouts.get(located.snapshot.dataset)
         if layout is None or layout.snapshot is not located.snapshot:
             layout = self._layouts[located.snapshot.dataset] = Layout(located.snapshot)
-        record = located.record
+        dataset, record = located.snapshot.dataset, located.record
         start, end = record.content_offset, record.content_offset + record.stored_size
-        return OpenFile(located, self._pieces(located.snapshot, located.view, start, end), layout)
+        ahead = self._ahead.get(dataset)
+        if ahead is None:
+            ahead = self._ahead[dataset] = ReadAhead()
+        return OpenFile(located, self._pieces(located.snapshot, located.view, start, end), layout, ahead)
 
     def read_cached(self, file: OpenFile, offset: int, size: int) -> bytes | None:
         """Return `size` bytes from `offset` (fewer at the end), or None where that needs waiting."""
-        record = file.located.record
-        if record.codec is not Codec.NONE:
+        if not file.is_plain:
             if offset == 0:
-                self._read_ahead(file, record.content_offset, record.content_offset + record.stored_size)
+                self._read_ahead(file, file.start, file.end)
             data = self._whole.get(file.located.inode)
             return None if data is None else data[offset : offset + size]
-        start = record.content_offset + offset
-        end = min(start + size, record.content_offset + record.true_size)
-        if start >= end:
-            return b""
+        start = file.start + offset
+        end = start + size
+        if end > file.end:
+            end = file.end
+            if start >= end:
+                return b""
         self._read_ahead(file, start, end)
         piece = file.pieces[0]
         if end <= piece.end:
@@ -269,6 +282,7 @@ class Content:
         self._pieces_of.pop((located.snapshot.dataset_id, located.datarange.id), None)
         moved = self._make_file(located)
         file.located, file.pieces, file.layout, file.base = located, moved.pieces, moved.layout, moved.base
+        file.start, file.end = moved.start, moved.end
 
     def _pieces(self, snapshot: Snapshot, view: ManifestView, start: int, end: int) -> tuple[Piece, ...]:
         """Return the pieces of a TAR object that hold `[start, end)`."""
@@ -293,17 +307,14 @@ class Content:
 
     def _read_ahead(self, file: OpenFile, start: int, end: int) -> None:
         """Take note of a read of `[start, end)` in its TAR object, and begin to fetch what that makes worth it."""
-        dataset, record, layout, base = file.located.snapshot.dataset, file.located.record, file.layout, file.base
-        ahead = self._ahead.get(dataset)
-        if ahead is None:
-            ahead = self._ahead[dataset] = ReadAhead()
-        first = base + record.content_offset
-        stretch = ahead.note(base + start, base + end, first, first + record.stored_size)
+        ahead, base = file.ahead, file.base
+        stretch = ahead.note(base + start, base + end, base + file.start, base + file.end)
         if stretch is not None:
-            self._nursery.start_soon(self._fetch_ahead, layout, *stretch)
-        stretch = ahead.fill(layout.total, self._blocks.capacity)
-        if stretch is not None:
-            self._nursery.start_soon(self._fetch_ahead, layout, *stretch)
+            self._nursery.start_soon(self._fetch_ahead, file.layout, *stretch)
+        if ahead.fill_due:
+            stretch = ahead.fill(file.layout.total, self._blocks.capacity)
+            if stretch is not None:
+                self._nursery.start_soon(self._fetch_ahead, file.layout, *stretch)
 
     async def _fetch_ahead(self, layout: Layout, start: int, end: int) -> None:
         try:

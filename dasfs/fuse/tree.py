@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from dasfs.cache.catalog import Catalog, DatasetState
 from dasfs.cache.index import IndexCache, ManifestView
@@ -58,9 +58,8 @@ class Attributes:
     links: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
-    """A datapoint and all that is needed to read it: pinned, so that it stays readable."""
+class Located(NamedTuple):
+    """A datapoint and all that is needed to read it: pinned, so that it stays readable. A tuple: one a lookup."""
 
     inode: Inode
     number: DatapointNumber
@@ -176,16 +175,17 @@ class Tree:
         if located is not None and self._catalog.is_newest(located.snapshot):
             return located
         place = self._inodes.find_datapoint(inode)
-        return self._peek(place) if place is not None and self._inodes.is_current(place) else None
+        if place is None or not self._inodes.is_current(place):
+            return None
+        return self._peek(place.dataset, place.number)
 
     def peek_name(self, parent: int, name: str) -> Located | None:
         """Return the datapoint `name` of a directory, if everything needed is in memory; else None."""
         dataset = self.dataset_of(parent)
-        parsed = None if dataset is None else _parse_name(name)
-        if dataset is None or parsed is None:
+        if dataset is None or name[20:21] != "." or not name.isascii() or not name[:20].isdigit():
             return None
-        located = self._peek(DatapointPlace(dataset, parsed.number))
-        if located is None or located.record.extension != parsed.extension:
+        located = self._peek(dataset, DatapointNumber(int(name[:20])))
+        if located is None or located.record.extension != name[21:]:
             return None
         if len(self._looked_up) >= MAX_LOOKED_UP:
             self._looked_up.clear()
@@ -319,11 +319,11 @@ class Tree:
             return None
         return datapoint_attributes(located)
 
-    def _peek(self, place: DatapointPlace) -> Located | None:
-        state = self._catalog.fresh(place.dataset)
+    def _peek(self, dataset: str, number: DatapointNumber) -> Located | None:
+        state = self._catalog.fresh(dataset)
         if state is None:
             return None
-        snapshot, number = state.snapshot, place.number
+        snapshot = state.snapshot
         datarange = snapshot.find(number)
         if datarange is None:
             return None
@@ -334,7 +334,7 @@ class Tree:
             record = self._index.record(view, number - datarange.first)
         except (Corrupt, NotFound):
             return None  # `_page` mends the index cache
-        return Located(self._inodes.datapoint(place.dataset, number), number, snapshot, datarange, view, record)
+        return Located(self._inodes.datapoint(dataset, number), number, snapshot, datarange, view, record)
 
     async def _locate(self, place: DatapointPlace) -> Located | None:
         state = await self._catalog.dataset(place.dataset)
