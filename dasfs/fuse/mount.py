@@ -68,6 +68,9 @@ class MountOptions:
     metrics: Address | None = None
     # Check each block of the cache at each read, not only when it came and at its first use after a restart.
     verify_always: bool = False
+    # What is in memory and in flight together: half for blocks, a quarter for compressed datapoints, an eighth for the
+    # index; the rest is the slack of all of them.
+    memory: int = 256 << 20
 
 
 def run_mount(
@@ -109,8 +112,13 @@ async def _serve(
     ready: Callable[[], None],
     notifier: Notifier,
 ) -> None:
-    index = IndexCache(directory.path("index.sqlite"))
-    cache = BlockCacheOptions(options.cache_size, get_timeout_s=options.deadline_s, check_always=options.verify_always)
+    index = IndexCache(directory.path("index.sqlite"), memory=options.memory // 8)
+    cache = BlockCacheOptions(
+        options.cache_size,
+        memory=options.memory // 2,
+        get_timeout_s=options.deadline_s,
+        check_always=options.verify_always,
+    )
     try:
         async with (
             open_block_cache(directory, store, cache) as blocks,
@@ -121,7 +129,7 @@ async def _serve(
             if options.dataset is not None and await catalog.dataset(options.dataset) is None:
                 raise NotFound(f"{store.url} has no dataset {options.dataset}")
             tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset)
-            content = Content(nursery, store, remote, tree, catalog, blocks)
+            content = Content(nursery, store, remote, tree, catalog, blocks, memory=options.memory // 4)
             requests = store.requests or RequestCounts()
             status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests)
             operations = Operations(tree, content, status, index, options.ownership)
@@ -200,6 +208,7 @@ def _shown(options: MountOptions) -> dict[str, object]:
         "cache_size": options.cache_size,
         "refresh_s": options.refresh_s,
         "deadline_s": options.deadline_s,
+        "memory": options.memory,
         "allow_other": options.allow_other,
         "dataset": options.dataset,
         "metrics": None,  # until there is a port

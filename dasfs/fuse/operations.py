@@ -37,7 +37,7 @@ from dasfs.fuse.protocol import (
     Request,
     xattr_answer,
 )
-from dasfs.fuse.session import Waiting
+from dasfs.fuse.session import Payload, Waiting
 from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Listing, Tree
 from dasfs.fuse.xattrs import XATTR_PREFIX, describe
@@ -90,7 +90,7 @@ class Operations:
             return None
         return self._packer.file_entry(located.inode, located.record.true_size, located.record.mtime)
 
-    def read_now(self, inode: int, offset: int, size: int) -> bytes | None:
+    def read_now(self, inode: int, offset: int, size: int) -> Payload | None:
         file = self._content.find(inode)
         if file is None:
             located = self._tree.peek(inode)
@@ -165,7 +165,7 @@ class Operations:
 
     # Files
 
-    async def read(self, request: Request) -> bytes:
+    async def read(self, request: Request) -> Payload:
         _, offset, size, *_ = READ.unpack_from(request.body)
         own = self._own.content(request.inode)
         if own is not None:
