@@ -27,10 +27,10 @@ from dasfs.errors import DasfsError, NotFound, ObjectChanged
 from dasfs.formats.manifest import RECORD, RECORD_SIZE
 from dasfs.fuse.complaints import Complaints
 from dasfs.fuse.content import Content, OpenFile
-from dasfs.fuse.inodes import METRICS_FILE, OWN_FILES, ROOT, Inode
+from dasfs.fuse.inodes import METRICS_FILE, OWN_FILES, Inode
 from dasfs.fuse.metrics import Requests, render_metrics
 from dasfs.fuse.status import Status
-from dasfs.fuse.tree import Attributes, ListedPage, Listing, Tree, datapoint_attributes
+from dasfs.fuse.tree import Attributes, Entries, ListedPage, Listing, Tree, datapoint_attributes
 from dasfs.fuse.xattrs import XATTR_PREFIX, describe
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,6 @@ class Ownership:
     uid: int
     gid: int
     umask: int
-
-
-@dataclass(slots=True)
-class _RootListing:
-    """An open root directory: names as they were when it was opened."""
-
-    names: list[str]
 
 
 class _Text:
@@ -136,7 +129,7 @@ class Operations(pyfuse3.Operations):
         self._file_mode = stat.S_IFREG | (0o444 & ~ownership.umask)
         self._directory_mode = stat.S_IFDIR | (0o555 & ~ownership.umask)
         self._handles: dict[int, OpenFile | _Text] = {}
-        self._directories: dict[int, Listing | _RootListing] = {}
+        self._directories: dict[int, Listing | Entries] = {}
         self._next_handle = itertools.count(1)
 
     # Names and attributes
@@ -241,8 +234,7 @@ class Operations(pyfuse3.Operations):
     @_translated
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         with trio.fail_after(self._deadline_s):
-            listing = await self._tree.open_listing(inode)
-            opened = listing if listing is not None else _RootListing(await self._root_names(inode))
+            opened = await self._tree.open_listing(inode)
         handle = next(self._next_handle)
         self._directories[handle] = opened
         return handle
@@ -254,23 +246,27 @@ class Operations(pyfuse3.Operations):
             if isinstance(listing, Listing):
                 await self._list_datapoints(listing, start_id, token)
             else:
-                await self._list_root(listing, start_id, token)
+                await self._list_entries(listing, start_id, token)
 
     @_translated
     async def releasedir(self, fh: int) -> None:
         del self._directories[fh]
 
-    async def _root_names(self, inode: int) -> list[str]:
-        return await self._tree.dataset_names() if inode == ROOT else []
-
-    async def _list_root(self, listing: _RootListing, start: int, token: pyfuse3.ReaddirToken) -> None:
-        for place in range(start, len(listing.names)):
-            name = listing.names[place]
-            found = await self._tree.dataset_attributes(name)
-            if found is None:
-                continue  # it was deleted since the directory was opened
-            if not pyfuse3.readdir_reply(token, os.fsencode(name), self._entry(found), place + 1):
+    async def _list_entries(self, listing: Entries, start: int, token: pyfuse3.ReaddirToken) -> None:
+        position = start
+        while True:
+            try:
+                entries = await listing.read(position)
+            except DasfsError:
+                if position > start:
+                    return  # what was found goes out first; the kernel asks again and gets the error then
+                raise
+            if not entries:
                 return
+            for each in entries:
+                if not pyfuse3.readdir_reply(token, each.name, self._entry(each.attributes), each.next):
+                    return
+                position = each.next
 
     async def _list_datapoints(self, listing: Listing, start: int, token: pyfuse3.ReaddirToken) -> None:
         position = start
@@ -339,6 +335,8 @@ class Operations(pyfuse3.Operations):
         if found.is_directory or is_own:
             # A directory's mtime and link count change with every commit, and what is measured all the time.
             entry.attr_timeout = entry.entry_timeout = NEGATIVE_S
+        elif found.name_kept_s is not None:
+            entry.entry_timeout = found.name_kept_s
         return entry
 
 
