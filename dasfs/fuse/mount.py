@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,7 @@ from dasfs.cache.blocks import BlockCacheOptions, open_block_cache
 from dasfs.cache.catalog import Catalog
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.index import IndexCache
+from dasfs.cache.names_keeper import NamesKeeper
 from dasfs.cache.remote import Remote
 from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
@@ -128,7 +130,8 @@ async def _serve(
             catalog = Catalog(nursery, store, index, remote, refresh_s=options.refresh_s, only=options.dataset)
             if options.dataset is not None and await catalog.dataset(options.dataset) is None:
                 raise NotFound(f"{store.url} has no dataset {options.dataset}")
-            tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset)
+            names = NamesKeeper(nursery, catalog, index, directory.path("names"))
+            tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset, names=names)
             content = Content(nursery, store, remote, tree, catalog, blocks, memory=options.memory // 4)
             requests = store.requests or RequestCounts()
             status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests)
@@ -137,6 +140,7 @@ async def _serve(
             with (
                 trio.open_signal_receiver(*SIGNALS) as signals,
                 open_door(options.metrics, status, operations.requests),
+                closing(names),
             ):
                 device = _mount(store.url, mountpoint, options)
                 try:

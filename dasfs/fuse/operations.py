@@ -11,7 +11,6 @@ import errno
 import itertools
 import logging
 import os
-from dataclasses import dataclass
 
 import trio
 
@@ -21,8 +20,9 @@ from dasfs.formats.manifest import RECORD_SIZE
 from dasfs.fuse.attributes import ABSENT, Ownership, Packer
 from dasfs.fuse.complaints import Complaints
 from dasfs.fuse.content import Content
-from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT
+from dasfs.fuse.inodes import CONTROL_DIRECTORY
 from dasfs.fuse.metrics import Requests, render_metrics
+from dasfs.fuse.nodes import Entries, Listing, datapoint_attributes
 from dasfs.fuse.own_files import OwnFiles
 from dasfs.fuse.protocol import (
     BATCH_FORGET,
@@ -39,17 +39,10 @@ from dasfs.fuse.protocol import (
 )
 from dasfs.fuse.session import Payload, Waiting
 from dasfs.fuse.status import Status
-from dasfs.fuse.tree import Listing, Tree
+from dasfs.fuse.tree import Tree
 from dasfs.fuse.xattrs import XATTR_PREFIX, describe
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _RootListing:
-    """An open root directory: names as they were when it was opened."""
-
-    names: list[str]
 
 
 class Operations:
@@ -67,7 +60,7 @@ class Operations:
         self._own = OwnFiles(
             {"status.json": status.render, "metrics": lambda: render_metrics(status, self.requests, process=False)}
         )
-        self._directories: dict[int, Listing | _RootListing] = {}
+        self._directories: dict[int, Listing | Entries] = {}
         self._next_handle = itertools.count(1)
         self._handlers: dict[int, Waiting] = {
             Opcode.LOOKUP: self.lookup,
@@ -88,7 +81,10 @@ class Operations:
         located = self._tree.peek_name(parent, os.fsdecode(name))
         if located is None:
             return None
-        return self._packer.file_entry(located.inode, located.record.true_size, located.record.mtime)
+        record = located.record
+        if located.name_kept_s is None:
+            return self._packer.file_entry(located.inode, record.true_size, record.mtime)
+        return self._packer.entry(datapoint_attributes(located))
 
     def read_now(self, inode: int, offset: int, size: int) -> Payload | None:
         file = self._content.find(inode)
@@ -131,7 +127,9 @@ class Operations:
         if request.inode == CONTROL_DIRECTORY:
             made = self._own.look_up(name)
             # Made anew each time, so the kernel must not remember its name.
-            return ABSENT if made is None else self._packer.file_entry(*made, self._tree.mounted_at, valid_s=0)
+            if made is None:
+                return ABSENT
+            return self._packer.file_entry(*made, self._tree.mounted_at, kept_s=0, name_kept_s=0)
         found = await self._tree.lookup(request.inode, name)
         return ABSENT if found is None else self._packer.entry(found)
 
@@ -178,8 +176,7 @@ class Operations:
     # Directories
 
     async def opendir(self, request: Request) -> bytes:
-        listing = await self._tree.open_listing(request.inode)
-        opened = listing if listing is not None else _RootListing(await self._root_names(request.inode))
+        opened = await self._tree.open_listing(request.inode)
         handle = next(self._next_handle)
         self._directories[handle] = opened
         return OPENED.pack(handle, 0, 0)
@@ -191,28 +188,31 @@ class Operations:
         attributes = request.opcode == Opcode.READDIRPLUS
         if isinstance(listing, Listing):
             return await self._list_datapoints(listing, position, room, attributes=attributes)
-        return await self._list_root(listing, position, room, attributes=attributes)
+        return await self._list_entries(listing, position, room, attributes=attributes)
 
     async def releasedir(self, request: Request) -> bytes:
         handle, *_ = RELEASE.unpack_from(request.body)
         del self._directories[handle]
         return b""
 
-    async def _root_names(self, inode: int) -> list[str]:
-        return await self._tree.dataset_names() if inode == ROOT else []
-
-    async def _list_root(self, listing: _RootListing, start: int, room: int, *, attributes: bool) -> bytes:
-        entries = b""
-        for place in range(start, len(listing.names)):
-            name = listing.names[place]
-            found = await self._tree.dataset_attributes(name)
-            if found is None:
-                continue  # it was deleted since the directory was opened
-            entry = self._packer.directory(found, os.fsencode(name), place + 1, attributes=attributes)
-            if len(entries) + len(entry) > room:
+    async def _list_entries(self, listing: Entries, position: int, room: int, *, attributes: bool) -> bytes:
+        parts: list[bytes] = []
+        while True:
+            try:
+                entries = await listing.read(position)
+            except DasfsError:
+                if parts:
+                    break  # what was found goes out first; the kernel asks again and gets the error then
+                raise
+            if not entries:
                 break
-            entries += entry
-        return entries
+            for each in entries:
+                packed = self._packer.listed(each, attributes=attributes)
+                if len(packed) > room:
+                    return b"".join(parts)
+                parts.append(packed)
+                position, room = each.next, room - len(packed)
+        return b"".join(parts)
 
     async def _list_datapoints(self, listing: Listing, position: int, room: int, *, attributes: bool) -> bytes:
         parts: list[bytes] = []
