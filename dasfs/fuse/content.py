@@ -11,6 +11,7 @@ and its caller bounds the wait. Reading ahead happens in tasks of the mount's nu
 import logging
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -134,10 +135,13 @@ class Content:
         self._pieces_of: OrderedDict[tuple[str, DatarangeId], tuple[Piece, ...]] = OrderedDict()
         self._flights: SingleFlight[Inode] = SingleFlight(nursery)
         self._opened: dict[Inode, list[OpenFile]] = {}
+        # Is told of each datapoint that is opened: its dataset and number.
+        self.note: Callable[[str, int], None] = lambda *_: None
 
     def open(self, located: Located) -> OpenFile:
         """Return an open file for a datapoint. Reads nothing. Close it."""
         file = self._make_file(located)
+        self.note(located.snapshot.dataset, located.number)
         self._opened.setdefault(located.inode, []).append(file)
         return file
 

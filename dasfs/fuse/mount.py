@@ -27,6 +27,8 @@ from dasfs.cache.index import IndexCache
 from dasfs.cache.remote import Remote
 from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
+from dasfs.fuse.announcements import Announcements
+from dasfs.fuse.announcing import Announcer
 from dasfs.fuse.content import Content
 from dasfs.fuse.door import Admission, Door, open_door, plan_socket
 from dasfs.fuse.invalidation import Invalidator
@@ -36,6 +38,7 @@ from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Tree
 from dasfs.fuse.tuning import raise_limits
 from dasfs.fuse.waiting import stay_awake
+from dasfs.loop import LoopCaller
 from dasfs.metrics import RequestCounts
 from dasfs.notify import Notifier
 from dasfs.stores.base import Store
@@ -130,6 +133,10 @@ async def _serve(
             status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests)
             operations = Operations(tree, content, status, index, options.ownership, deadline_s=options.deadline_s)
             door = Door(status, operations.requests)
+            announcements = Announcements(nursery, catalog, index, blocks, only=options.dataset)
+            content.note, status.announcements = announcements.note, announcements
+            operations.announcer = Announcer(announcements, LoopCaller(nursery, timeout_s=options.deadline_s))
+            operations.announcer.open(door)
             plan = plan_socket(options.control, directory.root, mountpoint, _admission(options))
             # Before there is a mount, so that no signal can leave a dead one behind.
             with (

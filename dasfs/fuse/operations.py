@@ -25,6 +25,8 @@ import trio
 from dasfs.cache.index import IndexCache
 from dasfs.errors import DasfsError, NotFound, ObjectChanged
 from dasfs.formats.manifest import RECORD, RECORD_SIZE
+from dasfs.fuse.announcing import XATTR as ANNOUNCING_XATTR
+from dasfs.fuse.announcing import Announcer
 from dasfs.fuse.complaints import Complaints
 from dasfs.fuse.content import Content, OpenFile
 from dasfs.fuse.inodes import METRICS_FILE, OWN_FILES, ROOT, Inode
@@ -127,6 +129,7 @@ class Operations(pyfuse3.Operations):
         self.complaints = Complaints(log)
         self.requests = Requests(_MEASURED)
         self._observe = [each.observe for each in self.requests.latencies]
+        self.announcer: Announcer | None = None
         self._tree = tree
         self._content = content
         self._status = status
@@ -190,7 +193,10 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
         if not name.startswith(XATTR_PREFIX):
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
-        value = (await self._xattrs(inode)).get(name)
+        if name.startswith(ANNOUNCING_XATTR):
+            value = await self._announce(inode, name)
+        else:
+            value = (await self._xattrs(inode)).get(name)
         if value is None:
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         return value
@@ -317,6 +323,13 @@ class Operations(pyfuse3.Operations):
     async def _xattrs(self, inode: int) -> dict[bytes, bytes]:
         with trio.fail_after(self._deadline_s):
             return await describe(self._tree, self._status, self._index, inode)
+
+    async def _announce(self, inode: int, name: bytes) -> bytes | None:
+        dataset = self._tree.dataset_of(inode)
+        if self.announcer is None or (dataset is None and inode != ROOT):
+            return None
+        with trio.fail_after(self._deadline_s):
+            return await self.announcer.attribute(dataset, name)
 
     def _blank(self, mode: int, *, links: int) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import dasfs
 from dasfs.cache.blocks import BlockCache
 from dasfs.cache.catalog import Catalog, DatasetState
+from dasfs.fuse.announcements import Announcements
 from dasfs.metrics import RequestCounts
 
 
@@ -48,6 +49,7 @@ class Status:
     store_requests: RequestCounts = field(default_factory=RequestCounts)
     # The path of the socket where the mount is asked and told things.
     control: str | None = None
+    announcements: Announcements | None = None
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     reads: int = 0
     bytes_read: int = 0
@@ -83,6 +85,7 @@ class Status:
             "reads": self.reads,
             "bytes_read": self.bytes_read,
             "datasets": {state.name: _describe(state) for state in self.catalog.states},
+            "announced": self.announcements.describe() if self.announcements else [],
             "block_cache": dataclasses.asdict(self.blocks.statistics()),
         }
         return json.dumps(document, indent=2).encode() + b"\n"
