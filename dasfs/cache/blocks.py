@@ -31,7 +31,7 @@ from dasfs.cache.block_local import LocalBlocks
 from dasfs.cache.block_memory import BlockMemory, ByteBudget
 from dasfs.cache.block_space import Space
 from dasfs.cache.block_storage import BlockStorage
-from dasfs.cache.block_table import ABSENT, CachedSegment
+from dasfs.cache.block_table import ABSENT, PRESENT, VERIFIED, CachedSegment
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.plan import BLOCK_SIZE, block_length, block_span, even_share, plan_blocks
 from dasfs.errors import DasfsError, DeadlineExceeded, InvalidInput, NoSpace
@@ -172,12 +172,12 @@ class BlockCache:
         self._bytes_served += end - start
         return memoryview(window.out)
 
-    async def prefetch(self, segment: CachedSegment, start: int, end: int) -> None:
+    async def prefetch(self, segment: CachedSegment, start: int, end: int) -> int:
         """Fetch what is missing of `[start, end)`, in parallel, within the budget; return when it is there.
 
-        What can't be had is left, without an error. Takes no more than half of the cache, so that it does
-        not push out what it brought. When cancelled it begins no more GETs; those in flight end by
-        themselves.
+        Returns how many bytes its own GETs brought. What can't be had is left, without an error. Takes no more than
+        half of the cache, so that it does not push out what it brought. When cancelled it begins no more GETs; those in
+        flight end by themselves.
         """
         half = self._space.limit // 2 // BLOCK_SIZE * BLOCK_SIZE
         end = min(end, segment.length, start + half)
@@ -194,6 +194,19 @@ class BlockCache:
             await fetch.done.wait()
             if fetch.error is not None:
                 log.debug("prefetching from %s failed: %s", fetch.tar_key, fetch.error)
+        return sum(fetch.size for fetch in begun if fetch.error is None)
+
+    def touch(self, segment: CachedSegment, start: int, end: int) -> int:
+        """Count what is here of `[start, end)` as used now; return the bytes of its blocks that are not here."""
+        missing, tick = 0, self._table.tick
+        for block in block_span(start, end):
+            if segment.states[block] in (PRESENT, VERIFIED):
+                segment.last_used[block] = tick
+            else:
+                missing += block_length(block, segment.length)
+        if segment.touched != tick:
+            self._table.touch(segment)
+        return missing
 
     async def drop(self, dataset_id: str, segment: Segment) -> None:
         """Forget a segment that no dataset needs any more, and free its space. A reader fetches it again."""

@@ -28,7 +28,7 @@ DEFAULT_DEADLINE_S: Final = 30.0
 _OWN: Final = frozenset(
     (
         *("uid", "gid", "umask", "allow_other", "cache-size", "cache-dir", "refresh", "deadline", "dataset"),
-        *("memory", "metrics", "ro", "verify"),
+        *("memory", "metrics", "ro", "verify", "control"),
     )
 )
 _FLAGS: Final = frozenset({"allow_other", "ro"})
@@ -81,6 +81,7 @@ def build_options(mountpoint: str, options: dict[str, str], config: MountConfig,
         replace=replace,
         metrics=Address.parse(options["metrics"]) if "metrics" in options else None,
         memory=_memory(options.get("memory", DEFAULT_MEMORY)),
+        control=os.path.abspath(options["control"]) if options.get("control") else None,
         verify_always=_verify(options.get("verify", "once")),
     )
 

@@ -11,6 +11,7 @@ and its caller bounds the wait. Reading ahead happens in tasks of the mount's nu
 import logging
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -153,6 +154,8 @@ class Content:
         self._pieces_of: OrderedDict[tuple[str, DatarangeId], tuple[Piece, ...]] = OrderedDict()
         self._flights: SingleFlight[Inode] = SingleFlight(nursery)
         self._files: dict[int, OpenFile] = {}
+        # Is told of each datapoint that somebody begins to read: its dataset and number.
+        self.note: Callable[[str, int], None] | None = None
 
     def find(self, inode: int) -> OpenFile | None:
         """Return a datapoint that was read lately. It is never outdated: an inode stands for one content."""
@@ -178,6 +181,8 @@ class Content:
 
     def read_cached(self, file: OpenFile, offset: int, size: int) -> Data | None:
         """Return `size` bytes from `offset` (fewer at the end), or None where that needs waiting."""
+        if offset == 0 and self.note is not None:
+            self.note(file.located.snapshot.dataset, file.located.number)
         if not file.is_plain:
             if offset == 0:
                 self._read_ahead(file, file.start, file.end)

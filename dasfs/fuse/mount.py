@@ -27,10 +27,12 @@ from dasfs.cache.names_keeper import NamesKeeper
 from dasfs.cache.remote import Remote
 from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
+from dasfs.fuse.announcements import Announcements
+from dasfs.fuse.announcing import Announcer
 from dasfs.fuse.attributes import Ownership
 from dasfs.fuse.content import Content
 from dasfs.fuse.device import Device
-from dasfs.fuse.door import open_door
+from dasfs.fuse.door import Admission, Door, open_door, plan_socket
 from dasfs.fuse.invalidation import Invalidator
 from dasfs.fuse.mountpoint import check, check_outside, prepare
 from dasfs.fuse.operations import Operations
@@ -39,6 +41,7 @@ from dasfs.fuse.session import Session
 from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Tree
 from dasfs.fuse.tuning import raise_read_ahead
+from dasfs.loop import LoopCaller
 from dasfs.metrics import RequestCounts
 from dasfs.notify import Notifier
 from dasfs.stores.base import Store
@@ -68,6 +71,8 @@ class MountOptions:
     replace: bool = False
     # Where metrics are served, beside `.dasfs/metrics`.
     metrics: Address | None = None
+    # The path of the mount's socket; None: a place of its own.
+    control: str | None = None
     # Check each block of the cache at each read, not only when it came and at its first use after a restart.
     verify_always: bool = False
     # What is in memory and in flight together: half for blocks, a quarter for compressed datapoints, an eighth for the
@@ -86,6 +91,8 @@ def run_mount(
     notifier = notifier or Notifier()
     mountpoint = check(options.mountpoint, replace=options.replace)
     check_outside(options.cache_directory, mountpoint, "the cache directory")
+    if options.control is not None:
+        check_outside(options.control, mountpoint, "the socket")
     notifier.status(f"asking {store.url}")
     store.check()
     with CacheDirectory.open(options.cache_directory, mount_point=mountpoint) as directory:
@@ -136,10 +143,16 @@ async def _serve(
             requests = store.requests or RequestCounts()
             status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests)
             operations = Operations(tree, content, status, index, options.ownership)
+            door = Door(status, operations.requests)
+            announcements = Announcements(nursery, catalog, index, blocks, only=options.dataset)
+            content.note, status.announcements = announcements.note, announcements
+            operations.announcer = Announcer(announcements, LoopCaller(nursery, timeout_s=options.deadline_s))
+            operations.announcer.open(door)
+            plan = plan_socket(options.control, directory.root, mountpoint, _admission(options))
             # Before there is a mount, so that no signal can leave a dead one behind.
             with (
                 trio.open_signal_receiver(*SIGNALS) as signals,
-                open_door(options.metrics, status, operations.requests),
+                open_door(door, status, plan, options.metrics),
                 closing(names),
             ):
                 device = _mount(store.url, mountpoint, options)
@@ -156,6 +169,11 @@ async def _serve(
                     nursery.cancel_scope.cancel()
     finally:
         index.close()
+
+
+def _admission(options: MountOptions) -> Admission:
+    owner = options.ownership
+    return Admission(os.geteuid(), options.allow_other, owner.uid, owner.gid, 0o555 & ~owner.umask)
 
 
 def _mount(source: str, mountpoint: str, options: MountOptions) -> Device:

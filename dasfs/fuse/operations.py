@@ -17,10 +17,12 @@ import trio
 from dasfs.cache.index import IndexCache
 from dasfs.errors import DasfsError, InvalidInput
 from dasfs.formats.manifest import RECORD_SIZE
+from dasfs.fuse.announcing import XATTR as ANNOUNCING_XATTR
+from dasfs.fuse.announcing import Announcer
 from dasfs.fuse.attributes import ABSENT, Ownership, Packer
 from dasfs.fuse.complaints import Complaints
 from dasfs.fuse.content import Content
-from dasfs.fuse.inodes import CONTROL_DIRECTORY
+from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT
 from dasfs.fuse.metrics import Requests, render_metrics
 from dasfs.fuse.nodes import Entries, Listing, datapoint_attributes
 from dasfs.fuse.own_files import OwnFiles
@@ -52,6 +54,7 @@ class Operations:
         self.complaints = Complaints(log)
         self.requests = Requests()
         self.observe = self.requests.observe
+        self.announcer: Announcer | None = None
         self._tree = tree
         self._content = content
         self._status = status
@@ -156,10 +159,19 @@ class Operations:
             raise FuseError(errno.EOPNOTSUPP)
         if not name.startswith(XATTR_PREFIX):
             raise FuseError(errno.ENODATA)
-        value = (await describe(self._tree, self._status, self._index, request.inode)).get(name)
+        if name.startswith(ANNOUNCING_XATTR):
+            value = await self._announce(request.inode, name)
+        else:
+            value = (await describe(self._tree, self._status, self._index, request.inode)).get(name)
         if value is None:
             raise FuseError(errno.ENODATA)
         return xattr_answer(wanted, value)
+
+    async def _announce(self, inode: int, name: bytes) -> bytes | None:
+        dataset = self._tree.dataset_of(inode)
+        if self.announcer is None or (dataset is None and inode != ROOT):
+            return None
+        return await self.announcer.attribute(dataset, name)
 
     # Files
 

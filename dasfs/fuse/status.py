@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import dasfs
 from dasfs.cache.blocks import BlockCache
 from dasfs.cache.catalog import Catalog, DatasetState
+from dasfs.fuse.announcements import Announcements
 from dasfs.metrics import RequestCounts
 
 
@@ -46,6 +47,9 @@ class Status:
     blocks: BlockCache
     # Empty for a store that needs no requests.
     store_requests: RequestCounts = field(default_factory=RequestCounts)
+    # The path of the socket where the mount is asked and told things.
+    control: str | None = None
+    announcements: Announcements | None = None
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     reads: int = 0
     bytes_read: int = 0
@@ -74,12 +78,14 @@ class Status:
             "store": self.store,
             "mountpoint": self.mountpoint,
             "options": self.options,
+            "control": self.control,
             "started": self.started.isoformat(timespec="seconds"),
             "uptime_s": int((datetime.now(UTC) - self.started).total_seconds()),
             "problem": self.catalog.problem,
             "reads": self.reads,
             "bytes_read": self.bytes_read,
             "datasets": {state.name: _describe(state) for state in self.catalog.states},
+            "announced": self.announcements.describe() if self.announcements else [],
             "block_cache": dataclasses.asdict(self.blocks.statistics()),
         }
         return json.dumps(document, indent=2).encode() + b"\n"
