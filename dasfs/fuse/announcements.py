@@ -27,6 +27,7 @@ from dasfs.errors import Conflict, DasfsError, InvalidInput, NotFound
 from dasfs.fuse.announced import Limits, ListOrder, Order, SpanOrder, count_gaps, covers
 from dasfs.fuse.announcement import Announcement, Counts
 from dasfs.fuse.announcement_fetch import Fetcher
+from dasfs.fuse.order import SnapshotOrder
 from dasfs.names import MAX_NUMBER
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,10 @@ class Announcements:
                 self._begin(snapshot, order, name, follows=True)
             except DasfsError as error:
                 log.debug("%s is not fetched ahead: %s", snapshot.dataset, error)
+
+    def follow_snapshot(self, order: SnapshotOrder) -> None:
+        """Fetch ahead of those who read a snapshot in a seeded order; see `follow`."""
+        self.follow(order.snapshot, order, f"revision {order.snapshot.revision}, seed {order.indexes.seed}")
 
     async def find(self, dataset: str) -> DatasetState:
         """Return a dataset that can be announced. Raises `NotFound`, `InvalidInput`, and what the store raises."""

@@ -146,6 +146,7 @@ async def _serve(
             door = Door(status, operations.requests)
             announcements = Announcements(nursery, catalog, index, blocks, only=options.dataset)
             content.note, status.announcements = announcements.note, announcements
+            operations.follow = announcements.follow_snapshot
             operations.announcer = Announcer(announcements, LoopCaller(nursery, timeout_s=options.deadline_s))
             operations.announcer.open(door)
             plan = plan_socket(options.control, directory.root, mountpoint, _admission(options))

@@ -11,6 +11,7 @@ import errno
 import itertools
 import logging
 import os
+from collections.abc import Callable
 
 import trio
 
@@ -25,6 +26,7 @@ from dasfs.fuse.content import Content
 from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT
 from dasfs.fuse.metrics import Requests, render_metrics
 from dasfs.fuse.nodes import Entries, Listing, datapoint_attributes
+from dasfs.fuse.order import SnapshotOrder
 from dasfs.fuse.own_files import OwnFiles
 from dasfs.fuse.protocol import (
     BATCH_FORGET,
@@ -55,6 +57,8 @@ class Operations:
         self.requests = Requests()
         self.observe = self.requests.observe
         self.announcer: Announcer | None = None
+        # Is told of each order in which somebody opens files.
+        self.follow: Callable[[SnapshotOrder], None] | None = None
         self._tree = tree
         self._content = content
         self._status = status
@@ -87,6 +91,8 @@ class Operations:
         record = located.record
         if located.name_kept_s is None:
             return self._packer.file_entry(located.inode, record.true_size, record.mtime)
+        if located.order is not None and self.follow is not None:
+            self.follow(located.order.order)
         return self._packer.entry(datapoint_attributes(located))
 
     def read_now(self, inode: int, offset: int, size: int) -> Payload | None:
