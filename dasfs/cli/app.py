@@ -39,6 +39,9 @@ COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "collect": LazyCommand("dasfs.cli.collect", "Delete objects that no live revision needs."),
     "daemon": LazyCommand("dasfs.cli.daemon", "Move what arrives in write directories into a store, for ever."),
     "status": LazyCommand("dasfs.cli.status", "Show how the daemon and the mounts of this host are doing."),
+    "doctor": LazyCommand(
+        "dasfs.cli.doctor.command", "Check this machine, its mounts and a store; say what to change."
+    ),
     "completion": LazyCommand("dasfs.cli.completion", "Print the code that completes dasfs commands in a shell."),
 }
 

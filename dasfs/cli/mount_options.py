@@ -83,11 +83,15 @@ def build_options(mountpoint: str, options: dict[str, str], config: MountConfig,
 
 def _default_cache(config: MountConfig, mountpoint: str) -> str:
     """Return a directory of this mount point's own: two mounts never share one unless they are told to."""
-    base = config.cache_dir
-    if base is None:
-        base = "/var/cache/dasfs" if os.getuid() == 0 else platformdirs.user_cache_dir("dasfs")
     name = mountpoint.strip("/").replace("%", "%25").replace("-", "%2D").replace("/", "-")
-    return os.path.join(base, name or "-")
+    return os.path.join(base_of_caches(config), name or "-")
+
+
+def base_of_caches(config: MountConfig) -> str:
+    """Return the directory below which mounts have their cache directories, where they are given none."""
+    if config.cache_dir is not None:
+        return os.path.abspath(config.cache_dir)
+    return "/var/cache/dasfs" if os.getuid() == 0 else platformdirs.user_cache_dir("dasfs")
 
 
 def _seconds(options: dict[str, str], name: str, default: float) -> float:
