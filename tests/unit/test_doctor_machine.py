@@ -61,7 +61,7 @@ def test_nothing_is_wrong_with_a_good_machine() -> None:
         ),
         ({"user_allow_other": False}, "allow_other", Verdict.WARNING, "echo user_allow_other >> /etc/fuse.conf"),
         ({"user_allow_other": False, "is_root": True}, "allow_other", Verdict.OK, "root may"),
-        ({"kernel": "4.19.0-26-amd64"}, "kernel", Verdict.WARNING, "use 5.3 or newer"),
+        ({"kernel": "4.19.0-26-amd64"}, "kernel", Verdict.PROBLEM, "use 5.4 or newer"),
         ({"kernel": "5.10"}, "kernel", Verdict.OK, "5.10"),
         ({"open_files": 1000}, "open files", Verdict.WARNING, "ulimit -n 65536"),
         ({"open_files": 256, "open_files_hard": 4096}, "open files", Verdict.PROBLEM, "ulimit -n 4096"),

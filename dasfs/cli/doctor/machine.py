@@ -18,8 +18,8 @@ GOOD_OPEN_FILES: Final = 1024
 GOOD_WATCHES: Final = 8192
 # The kernel forgets events above that until the next scan; its default is 16384.
 GOOD_QUEUE: Final = 16384
-# fsopen (5.2) raises a mount's limits and pidfd_open (5.3) lets `umount` wait for it.
-GOOD_KERNEL: Final = (5, 3)
+# FUSE 7.31, the oldest version of the protocol that a mount is written for.
+LEAST_KERNEL: Final = (5, 4)
 # The kernel looks at its timeouts every 15 s, so that an answer at the deadline may be seen that much later.
 TIMEOUT_MARGIN_S: Final = 15.0
 
@@ -144,14 +144,10 @@ def check_allow_other(machine: Machine) -> Finding:
 
 
 def check_kernel(machine: Machine) -> Finding:
-    if _numbers(machine.kernel) >= GOOD_KERNEL:
+    if _numbers(machine.kernel) >= LEAST_KERNEL:
         return ok("kernel", f"Linux {machine.kernel}")
-    least = ".".join(map(str, GOOD_KERNEL))
-    return warning(
-        "kernel",
-        f"Linux {machine.kernel} keeps more than 12 readers of a mount waiting, and umount does not wait for its end",
-        f"use {least} or newer",
-    )
+    least = ".".join(map(str, LEAST_KERNEL))
+    return problem("kernel", f"Linux {machine.kernel} is older than what mounts are made for", f"use {least} or newer")
 
 
 def check_open_files(machine: Machine) -> Finding:

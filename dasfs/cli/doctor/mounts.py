@@ -46,8 +46,8 @@ def _check_document(name: str, mount: MountFacts, timeouts: RequestTimeouts | No
     if mount.read_ahead_kib is not None and mount.read_ahead_kib < READ_AHEAD_KIB:
         yield warning(
             name,
-            f"the kernel reads {mount.read_ahead_kib} KiB ahead, since the user who mounted it may not change that: "
-            "large files come half as fast, and 12 slow reads at once hold up all others",
+            f"the kernel reads {mount.read_ahead_kib} KiB ahead, since only root may change that: large files come half "
+            "as fast",
             "let root mount it, with -o allow_other,uid=N,gid=N",
         )
 
