@@ -25,7 +25,7 @@ DEFAULT_DEADLINE_S: Final = 30.0
 _OWN: Final = frozenset(
     (
         *("uid", "gid", "umask", "allow_other", "cache-size", "cache-dir", "refresh", "deadline", "dataset"),
-        *("metrics", "ro", "verify"),
+        *("metrics", "ro", "verify", "access-log"),
     )
 )
 _FLAGS: Final = frozenset({"allow_other", "ro"})
@@ -77,6 +77,7 @@ def build_options(mountpoint: str, options: dict[str, str], config: MountConfig,
         dataset=options.get("dataset"),
         replace=replace,
         metrics=Address.parse(options["metrics"]) if "metrics" in options else None,
+        access_log=_file(options, "access-log"),
         verify_always=_verify(options.get("verify", "once")),
     )
 
@@ -118,6 +119,14 @@ def _verify(text: str) -> bool:
     if text not in ("once", "always"):
         raise InvalidInput(f"{text!r} can't be verify", hint="give once or always")
     return text == "always"
+
+
+def _file(options: dict[str, str], name: str) -> str | None:
+    if name not in options:
+        return None
+    if not options[name]:
+        raise InvalidInput(f"the mount option {name} names no file", hint=f"write {name}=FILE")
+    return os.path.abspath(options[name])
 
 
 def _octal(text: str) -> int:

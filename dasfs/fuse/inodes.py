@@ -25,7 +25,8 @@ ROOT: Final = Inode(1)  # FUSE's own constant
 CONTROL_DIRECTORY: Final = Inode(2)
 STATUS_FILE: Final = Inode(3)
 METRICS_FILE: Final = Inode(4)
-OWN_FILES: Final = frozenset({STATUS_FILE, METRICS_FILE})
+TOP_FILE: Final = Inode(5)
+OWN_FILES: Final = frozenset({STATUS_FILE, METRICS_FILE, TOP_FILE})
 
 _NUMBER_BITS: Final = 48
 _NUMBER_MASK: Final = (1 << _NUMBER_BITS) - 1
@@ -59,6 +60,11 @@ class Span:
 
 # Ascending, without overlaps; numbers in none of them are in their first life.
 Lives = tuple[Span, ...]
+
+
+def slot_of(inode: int) -> int:
+    """Return the slot of an inode: all of one slot are of one dataset."""
+    return inode >> _NUMBER_BITS
 
 
 def life_of(lives: Lives, number: int) -> int:

@@ -32,6 +32,7 @@ from dasfs.fuse.door import open_door
 from dasfs.fuse.invalidation import Invalidator
 from dasfs.fuse.mountpoint import check, check_outside, prepare
 from dasfs.fuse.operations import Operations, Ownership
+from dasfs.fuse.recorder import Recorder, recording
 from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Tree
 from dasfs.fuse.tuning import raise_limits
@@ -65,6 +66,8 @@ class MountOptions:
     replace: bool = False
     # Where metrics are served, beside `.dasfs/metrics`.
     metrics: Address | None = None
+    # The file where each read is written down.
+    access_log: str | None = None
     # Check each block of the cache at each read, not only when it came and at its first use after a restart.
     verify_always: bool = False
 
@@ -80,6 +83,8 @@ def run_mount(
     notifier = notifier or Notifier()
     mountpoint = check(options.mountpoint, replace=options.replace)
     check_outside(options.cache_directory, mountpoint, "the cache directory")
+    if options.access_log is not None:
+        check_outside(options.access_log, mountpoint, "the access log")
     notifier.status(f"asking {store.url}")
     store.check()
     with CacheDirectory.open(options.cache_directory, mount_point=mountpoint) as directory:
@@ -123,18 +128,21 @@ async def _serve(
             content = Content(nursery, store, remote, tree, catalog, blocks)
             catalog.subscribe(Invalidator(tree, content, catalog, index).prepare)
             requests = store.requests or RequestCounts()
-            status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests)
+            recorder = Recorder(tree.place_of)
+            status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests, recorder=recorder)
             operations = Operations(tree, content, status, index, options.ownership, deadline_s=options.deadline_s)
             # Before there is a mount, so that no signal can leave a dead one behind.
             with (
                 trio.open_signal_receiver(*SIGNALS) as signals,
                 open_door(options.metrics, status, operations.requests),
+                recording(recorder, options.access_log),
             ):
                 _mount(operations, store.url, mountpoint, options)
                 try:
                     if not stay_awake():
                         log.debug("every wait for a request sleeps")
                     nursery.start_soon(catalog.run)
+                    nursery.start_soon(status.rates.run)
                     nursery.start_soon(_announce, mountpoint, ready, notifier, status)
                     await _serve_requests(signals)
                 finally:

@@ -27,9 +27,10 @@ from dasfs.errors import DasfsError, NotFound, ObjectChanged
 from dasfs.formats.manifest import RECORD, RECORD_SIZE
 from dasfs.fuse.complaints import Complaints
 from dasfs.fuse.content import Content, OpenFile
-from dasfs.fuse.inodes import METRICS_FILE, OWN_FILES, ROOT, Inode
+from dasfs.fuse.inodes import METRICS_FILE, OWN_FILES, ROOT, TOP_FILE, Inode
 from dasfs.fuse.metrics import Requests, render_metrics
 from dasfs.fuse.status import Status
+from dasfs.fuse.top import render_top
 from dasfs.fuse.tree import Attributes, ListedPage, Listing, Tree, datapoint_attributes
 from dasfs.fuse.xattrs import XATTR_PREFIX, describe
 
@@ -130,6 +131,9 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._content = content
         self._status = status
+        self._recorder = status.recorder
+        # The thread and the user that opened a file: pyfuse3 does not tell who reads.
+        self._openers: dict[int, tuple[int, int]] = {}
         self._index = index
         self._ownership = ownership
         self._deadline_s = deadline_s
@@ -211,6 +215,7 @@ class Operations(pyfuse3.Operations):
             with trio.fail_after(self._deadline_s):
                 located = await self._tree.locate(inode)
         self._handles[handle] = self._content.open(located)
+        self._openers[handle] = (ctx.pid, ctx.uid)
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)
 
     @_translated
@@ -218,10 +223,16 @@ class Operations(pyfuse3.Operations):
         file = self._handles[fh]
         if isinstance(file, _Text):
             return file.data[off : off + size]
+        begun = perf_counter()
         data = self._content.read_cached(file, off, size)
         if data is None:
-            with trio.fail_after(self._deadline_s):
-                data = await self._content.read(file, off, size)
+            with self._recorder.wait(*self._openers[fh], file.located.inode, off, size) as wait:
+                with trio.fail_after(self._deadline_s):
+                    data = await self._content.read(file, off, size)
+                wait.size = len(data)
+        elif self._recorder.on:
+            seconds = perf_counter() - begun
+            self._recorder.read(*self._openers[fh], file.located.inode, off, len(data), seconds, hit=True)
         self._status.count_read(len(data))
         return data
 
@@ -230,6 +241,7 @@ class Operations(pyfuse3.Operations):
         file = self._handles.pop(fh)
         if isinstance(file, OpenFile):
             self._content.close(file)
+            del self._openers[fh]
 
     @_translated
     async def flush(self, fh: int) -> None:
@@ -312,6 +324,8 @@ class Operations(pyfuse3.Operations):
     def _own_content(self, inode: int) -> bytes:
         if inode == METRICS_FILE:
             return render_metrics(self._status, self.requests, process=False)
+        if inode == TOP_FILE:
+            return render_top(self._status)
         return self._status.render()
 
     async def _xattrs(self, inode: int) -> dict[bytes, bytes]:

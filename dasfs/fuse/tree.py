@@ -1,7 +1,7 @@
 """What a mount looks like: names, inodes, attributes, listings. Knows nothing of FUSE.
 
     /                        the datasets, or one dataset's datapoints with `only`
-    /.dasfs/status.json      not listed, found by name; metrics beside it
+    /.dasfs/status.json      not listed, found by name; metrics and top.json beside it
     /DATASET/%020d.ext       the datapoints, in number order
 
 Names, sizes and times come from manifests, never from a request per file. A gap is `None`; a datapoint whose
@@ -28,6 +28,7 @@ from dasfs.fuse.inodes import (
     METRICS_FILE,
     ROOT,
     STATUS_FILE,
+    TOP_FILE,
     DatapointPlace,
     Inode,
     InodeTable,
@@ -38,7 +39,7 @@ from dasfs.names import DatapointName, DatapointNumber
 log = logging.getLogger(__name__)
 
 CONTROL_NAME: Final = ".dasfs"
-OWN_FILES: Final = {"status.json": STATUS_FILE, "metrics": METRICS_FILE}
+OWN_FILES: Final = {"status.json": STATUS_FILE, "metrics": METRICS_FILE, "top.json": TOP_FILE}
 # How often one answer follows a datarange to where newer revisions put it: more would need somebody who aggregates and
 # collects, without any grace, faster than a manifest is read.
 MAX_MOVES: Final = 5
@@ -144,6 +145,10 @@ class Tree:
     def dataset_of(self, directory: int) -> str | None:
         """Return the dataset whose datapoints stand in `directory`, or None."""
         return self._only if directory == ROOT else self._inodes.find_directory(directory)
+
+    def place_of(self, inode: int) -> DatapointPlace | None:
+        """Return which datapoint an inode stands for, whether it is there or not. For any thread."""
+        return self._inodes.find_datapoint(inode)
 
     def peek(self, inode: int) -> Located | None:
         """Return what `locate` would, if everything needed is in memory; else None. Never waits."""
