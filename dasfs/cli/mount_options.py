@@ -25,7 +25,7 @@ DEFAULT_DEADLINE_S: Final = 30.0
 _OWN: Final = frozenset(
     (
         *("uid", "gid", "umask", "allow_other", "cache-size", "cache-dir", "refresh", "deadline", "dataset"),
-        *("metrics", "ro", "verify", "access-log"),
+        *("metrics", "ro", "verify", "control", "access-log"),
     )
 )
 _FLAGS: Final = frozenset({"allow_other", "ro"})
@@ -78,6 +78,7 @@ def build_options(mountpoint: str, options: dict[str, str], config: MountConfig,
         replace=replace,
         metrics=Address.parse(options["metrics"]) if "metrics" in options else None,
         access_log=_file(options, "access-log"),
+        control=os.path.abspath(options["control"]) if options.get("control") else None,
         verify_always=_verify(options.get("verify", "once")),
     )
 

@@ -28,7 +28,7 @@ from dasfs.cache.remote import Remote
 from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
 from dasfs.fuse.content import Content
-from dasfs.fuse.door import open_door
+from dasfs.fuse.door import Admission, Door, open_door, plan_socket
 from dasfs.fuse.invalidation import Invalidator
 from dasfs.fuse.mountpoint import check, check_outside, prepare
 from dasfs.fuse.operations import Operations, Ownership
@@ -68,6 +68,8 @@ class MountOptions:
     metrics: Address | None = None
     # The file where each read is written down.
     access_log: str | None = None
+    # The path of the mount's socket; None: a place of its own.
+    control: str | None = None
     # Check each block of the cache at each read, not only when it came and at its first use after a restart.
     verify_always: bool = False
 
@@ -85,6 +87,8 @@ def run_mount(
     check_outside(options.cache_directory, mountpoint, "the cache directory")
     if options.access_log is not None:
         check_outside(options.access_log, mountpoint, "the access log")
+    if options.control is not None:
+        check_outside(options.control, mountpoint, "the socket")
     notifier.status(f"asking {store.url}")
     store.check()
     with CacheDirectory.open(options.cache_directory, mount_point=mountpoint) as directory:
@@ -131,10 +135,12 @@ async def _serve(
             recorder = Recorder(tree.place_of)
             status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests, recorder=recorder)
             operations = Operations(tree, content, status, index, options.ownership, deadline_s=options.deadline_s)
+            door = Door(status, operations.requests)
+            plan = plan_socket(options.control, directory.root, mountpoint, _admission(options))
             # Before there is a mount, so that no signal can leave a dead one behind.
             with (
                 trio.open_signal_receiver(*SIGNALS) as signals,
-                open_door(options.metrics, status, operations.requests),
+                open_door(door, status, plan, options.metrics),
                 recording(recorder, options.access_log),
             ):
                 _mount(operations, store.url, mountpoint, options)
@@ -151,6 +157,11 @@ async def _serve(
                     nursery.cancel_scope.cancel()
     finally:
         index.close()
+
+
+def _admission(options: MountOptions) -> Admission:
+    owner = options.ownership
+    return Admission(os.geteuid(), options.allow_other, owner.uid, owner.gid, 0o555 & ~owner.umask)
 
 
 def _mount(operations: Operations, source: str, mountpoint: str, options: MountOptions) -> None:

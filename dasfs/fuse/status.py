@@ -49,6 +49,8 @@ class Status:
     # Empty for a store that needs no requests.
     store_requests: RequestCounts = field(default_factory=RequestCounts)
     recorder: Recorder = field(default_factory=Recorder)
+    # The path of the socket where the mount is asked and told things.
+    control: str | None = None
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     reads: int = 0
     bytes_read: int = 0
@@ -94,6 +96,7 @@ class Status:
             "store": self.store,
             "mountpoint": self.mountpoint,
             "options": self.options,
+            "control": self.control,
             "started": self.started.isoformat(timespec="seconds"),
             "uptime_s": int((datetime.now(UTC) - self.started).total_seconds()),
             "problem": self.catalog.problem,

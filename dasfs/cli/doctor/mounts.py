@@ -46,7 +46,7 @@ def _check_document(name: str, mount: MountFacts, timeouts: RequestTimeouts | No
     if mount.read_ahead_kib is not None and mount.read_ahead_kib < READ_AHEAD_KIB:
         yield warning(
             name,
-            f"the kernel reads {mount.read_ahead_kib} KiB ahead, which only root may change: large files come half as fast",
+            f"the kernel reads {mount.read_ahead_kib} KiB ahead, as root may change: large files come half as fast",
             "let root mount it, with -o allow_other,uid=N,gid=N",
         )
 
