@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import pyfuse3
@@ -27,6 +28,7 @@ from dasfs.cache.index import IndexCache
 from dasfs.cache.remote import Remote
 from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
+from dasfs.fuse.access_log_switch import AccessLogSwitch
 from dasfs.fuse.content import Content
 from dasfs.fuse.door import Admission, Door, open_door, plan_socket
 from dasfs.fuse.invalidation import Invalidator
@@ -34,6 +36,7 @@ from dasfs.fuse.mountpoint import check, check_outside, prepare
 from dasfs.fuse.operations import Operations, Ownership
 from dasfs.fuse.recorder import Recorder, recording
 from dasfs.fuse.status import Status
+from dasfs.fuse.top import render_top
 from dasfs.fuse.tree import Tree
 from dasfs.fuse.tuning import raise_limits
 from dasfs.fuse.waiting import stay_awake
@@ -136,6 +139,8 @@ async def _serve(
             status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests, recorder=recorder)
             operations = Operations(tree, content, status, index, options.ownership, deadline_s=options.deadline_s)
             door = Door(status, operations.requests)
+            door.pages["/top.json"] = door.show_json(partial(render_top, status))
+            door.receivers["/access-log"] = AccessLogSwitch(recorder, mountpoint, os.geteuid()).receive
             plan = plan_socket(options.control, directory.root, mountpoint, _admission(options))
             # Before there is a mount, so that no signal can leave a dead one behind.
             with (

@@ -3,11 +3,12 @@
 Reads that wait are always known, for whoever begins to look because something hangs. A read that is answered at once
 is told only while `on`, so that it costs one look at an attribute otherwise.
 
-**Concurrency:** the trio thread. What `waiting` holds may be looked at by any.
+**Concurrency:** the trio thread; `log_to` is for any. What `waiting` holds may be looked at by any.
 """
 
 import errno
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ class Recorder:
         self.tallies: Tallies | None = None
         self.access_log: AccessLog | None = None
         self._numbers = itertools.count()
+        self._switching = threading.Lock()
 
     def read(
         self, thread: int, uid: int, inode: int, offset: int, size: int, seconds: float, *, hit: bool, number: int = 0
@@ -53,11 +55,11 @@ class Recorder:
         A `hit` waited for nothing. Costs less than 1 µs.
         """
         if self.tallies is not None and not self.tallies.add(thread, uid, inode, offset, size, seconds, hit, number):
-            self.tallies = None
-            self._switch()
-        if self.access_log is not None:
+            self._count_in(None)
+        access_log = self.access_log
+        if access_log is not None:
             process = self.processes.find(thread)
-            self.access_log.add(Access(time.time(), process, uid, inode, offset, size, seconds, hit, number))
+            access_log.add(Access(time.time(), process, uid, inode, offset, size, seconds, hit, number))
 
     def wait(self, thread: int, uid: int, inode: int, offset: int, size: int) -> "Wait":
         """Return a block in which a read waits for something; its end is a `read`. Set its `size` to what was read."""
@@ -66,19 +68,22 @@ class Recorder:
     def count(self) -> Tallies:
         """Return the counts since somebody began to look, and go on counting for `LEASE_S`."""
         if self.tallies is None:
-            self.tallies = Tallies(self.processes, self.place_of)
+            self._count_in(Tallies(self.processes, self.place_of))
+        assert self.tallies is not None
         self.tallies.extend(LEASE_S)
-        self._switch()
         return self.tallies
 
     def log_to(self, access_log: AccessLog | None) -> AccessLog | None:
         """Write reads down from now on, or no longer; return what was written to before. Close that."""
-        before, self.access_log = self.access_log, access_log
-        self._switch()
+        with self._switching:
+            before, self.access_log = self.access_log, access_log
+            self.on = self.tallies is not None or access_log is not None
         return before
 
-    def _switch(self) -> None:
-        self.on = self.tallies is not None or self.access_log is not None
+    def _count_in(self, tallies: Tallies | None) -> None:
+        with self._switching:
+            self.tallies = tallies
+            self.on = tallies is not None or self.access_log is not None
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class Status:
             "bytes_read": self.bytes_read,
             "read_errors": self.recorder.errors,
             "waiting_reads": len(self.recorder.waiting),
-            "last_minute": {"seconds": round(lately.seconds, 3), **dataclasses.asdict(lately.counts)},
+            "last_minute": {"seconds": max(1, round(lately.seconds)), **dataclasses.asdict(lately.counts)},
             "access_log": None if access_log is None else dataclasses.asdict(access_log.state()),
             "datasets": {state.name: _describe(state) for state in self.catalog.states},
             "block_cache": dataclasses.asdict(self.blocks.statistics()),
