@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from dasfs.errors import AccessDenied, InvalidInput, NoSpace
@@ -70,7 +71,7 @@ class AccessLog:
         self._place_of = place_of
         self._processes = processes
         self._file: int | None = open_log_file(path)
-        self._queue: deque[Access] = deque()
+        self._queue: deque[tuple[float, Process, int, int, int, int, float, bool, int]] = deque()
         self._lines = self._told = 0
         # What there was no room for, and what could not be written: each counted by one thread.
         self._overflowed = self._lost = 0
@@ -79,10 +80,13 @@ class AccessLog:
         self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
         self._thread.start()
 
-    def add(self, access: Access) -> None:
-        """Take note of one read, or drop it where too many wait. Costs 0.1 µs."""
+    def add(
+        self, process: Process, uid: int, inode: int, offset: int, size: int, seconds: float, hit: bool, number: int
+    ) -> None:
+        """Take note of one read, the fields of an `Access`, or drop it where too many wait. Costs 0.4 µs."""
         if len(self._queue) < MAX_QUEUED:
-            self._queue.append(access)
+            # A plain tuple is made in a third of the time.
+            self._queue.append((time.time(), process, uid, inode, offset, size, seconds, hit, number))
         else:
             self._overflowed += 1
 
@@ -106,7 +110,7 @@ class AccessLog:
         """Write what waits now."""
         self._processes.age()
         for _ in range(MAX_QUEUED // BATCH):
-            batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            batch = [Access(*self._queue.popleft()) for _ in range(min(BATCH, len(self._queue)))]
             untold = self._overflowed + self._lost - self._told
             if not batch and not untold:
                 return
@@ -156,19 +160,28 @@ def open_log_file(path: str) -> int:
 
 
 def format_access(access: Access, place: DatapointPlace | None) -> str:
-    """Return one line. Written by hand: `json.dumps` takes three times as long."""
+    """Return one line. Written by hand: `json.dumps` takes several times as long."""
     dataset, number = ("null", "null") if place is None else (f'"{place.dataset}"', place.number)
     error = f'"{errno.errorcode.get(access.number, access.number)}"' if access.number else "null"
     return (
         f'{{"time":"{_format_time(access.time)}","pid":{access.process.pid},"uid":{access.uid},'
-        f'"command":{json.dumps(access.process.command)},"dataset":{dataset},"number":{number},'
+        f'"command":{_quote(access.process.command)},"dataset":{dataset},"number":{number},'
         f'"offset":{access.offset},"size":{access.size},"hit":{"true" if access.hit else "false"},'
         f'"duration_ms":{1000 * access.seconds:.3f},"error":{error}}}\n'
     )
 
 
 def _format_time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    whole = int(seconds)
+    return f"{_format_second(whole)}.{int((seconds - whole) * 1e6):06d}Z"
+
+
+@lru_cache(maxsize=16)
+def _format_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+_quote = lru_cache(maxsize=1024)(json.dumps)
 
 
 def _open(path: str) -> int:

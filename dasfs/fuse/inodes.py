@@ -29,6 +29,8 @@ TOP_FILE: Final = Inode(5)
 OWN_FILES: Final = frozenset({STATUS_FILE, METRICS_FILE, TOP_FILE})
 
 _NUMBER_BITS: Final = 48
+# Shifted by so much, inodes that are equal are of one dataset.
+SLOT_BITS: Final = _NUMBER_BITS
 _NUMBER_MASK: Final = (1 << _NUMBER_BITS) - 1
 _FIRST_DIRECTORY: Final = 16  # below: room for the mount's own files
 _MAX_SLOT: Final = (1 << 16) - 1
@@ -60,11 +62,6 @@ class Span:
 
 # Ascending, without overlaps; numbers in none of them are in their first life.
 Lives = tuple[Span, ...]
-
-
-def slot_of(inode: int) -> int:
-    """Return the slot of an inode: all of one slot are of one dataset."""
-    return inode >> _NUMBER_BITS
 
 
 def life_of(lives: Lives, number: int) -> int:

@@ -18,7 +18,7 @@ from typing import Final
 import trio
 
 from dasfs.errors import DasfsError
-from dasfs.fuse.access_log import Access, AccessLog
+from dasfs.fuse.access_log import AccessLog
 from dasfs.fuse.inodes import DatapointPlace
 from dasfs.fuse.processes import Processes
 from dasfs.fuse.tallies import Tallies
@@ -58,8 +58,7 @@ class Recorder:
             self._count_in(None)
         access_log = self.access_log
         if access_log is not None:
-            process = self.processes.find(thread)
-            access_log.add(Access(time.time(), process, uid, inode, offset, size, seconds, hit, number))
+            access_log.add(self.processes.find(thread), uid, inode, offset, size, seconds, hit, number)
 
     def wait(self, thread: int, uid: int, inode: int, offset: int, size: int) -> "Wait":
         """Return a block in which a read waits for something; its end is a `read`. Set its `size` to what was read."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from dasfs.fuse.inodes import DatapointPlace, slot_of
+from dasfs.fuse.inodes import SLOT_BITS, DatapointPlace
 from dasfs.fuse.processes import Process, Processes
 
 # The clock is looked at once in so many reads.
@@ -54,7 +54,7 @@ class Tallies:
         self, thread: int, uid: int, inode: int, offset: int, size: int, seconds: float, hit: bool, number: int
     ) -> bool:
         """Count one read; return False when nobody looks any more."""
-        tally = self._of_thread.get((thread, slot_of(inode))) or self._find(thread, uid, inode)
+        tally = self._of_thread.get((thread, inode >> SLOT_BITS)) or self._find(thread, uid, inode)
         tally.reads += 1
         tally.bytes += size
         tally.seconds += seconds
@@ -92,7 +92,7 @@ class Tallies:
             tally = self._tallies[key] = Tally(process, uid, dataset)
         if len(self._of_thread) >= MAX_TALLIES:
             self._of_thread.clear()
-        self._of_thread[thread, slot_of(inode)] = tally
+        self._of_thread[thread, inode >> SLOT_BITS] = tally
         return tally
 
     def _look(self) -> bool:
