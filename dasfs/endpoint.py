@@ -70,11 +70,12 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """What a client sent. `query` is what stands behind `?`, the last value of each name."""
+    """What a client sent. `query` is what stands behind `?`, the last value of each name; `peer` who it is."""
 
     body: bytes
     content_type: str = ""
     query: Mapping[str, str] = field(default_factory=dict)
+    peer: Peer | None = None
 
 
 Receiver = Callable[[Posted], Answer]
@@ -215,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = self.rfile.read(int(length))
             if len(body) < int(length):
                 raise InvalidInput(f"{len(body)} bytes came instead of {length}")
-            return receiver(Posted(body, self.headers.get("Content-Type", ""), query))
+            return receiver(Posted(body, self.headers.get("Content-Type", ""), query, peer_of(self.connection)))
 
     def _send(self, answer: Answer) -> None:
         self.send_response(answer.status)

@@ -42,6 +42,13 @@ COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "collect": LazyCommand("dasfs.cli.collect", "Delete objects that no live revision needs."),
     "daemon": LazyCommand("dasfs.cli.daemon", "Move what arrives in write directories into a store, for ever."),
     "status": LazyCommand("dasfs.cli.status", "Show how the daemon and the mounts of this host are doing."),
+    "top": LazyCommand("dasfs.cli.top", "Show live who reads what at which rate."),
+    "access-log": LazyCommand(
+        "dasfs.cli.access_log", "Let a mount write down who reads what, or no longer.", "access_log"
+    ),
+    "doctor": LazyCommand(
+        "dasfs.cli.doctor.command", "Check this machine, its mounts and a store; say what to change."
+    ),
     "completion": LazyCommand("dasfs.cli.completion", "Print the code that completes dasfs commands in a shell."),
 }
 

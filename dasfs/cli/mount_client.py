@@ -1,144 +1,122 @@
-"""Talking to the process of a mount of this host, over its socket, in bounded time whatever state it is in."""
+"""Asking one mount of this host something, in bounded time whatever state it is in."""
 
 import errno
 import http.client
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from http import HTTPStatus
+from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from dasfs.cli.patient_read import PatientRead
 from dasfs.cli.status_report import DEADLINE_S, SocketConnection
-from dasfs.errors import AccessDenied, DasfsError, DeadlineExceeded, InvalidInput, NotFound
-from dasfs.fuse.announcing import BINARY, PATH
+from dasfs.errors import AccessDenied, DasfsError, DeadlineExceeded, InvalidInput, NotFound, Unsupported
 from dasfs.fuse.mountpoint import Mounted, own_mounts
 
-# Longer than an operation of the mount may take, unless it was told otherwise.
-TIMEOUT_S: Final = 60.0
-_ERRORS: Final[Mapping[int, type[DasfsError]]] = {
-    HTTPStatus.BAD_REQUEST: InvalidInput,
-    HTTPStatus.NOT_FOUND: NotFound,
-    HTTPStatus.FORBIDDEN: AccessDenied,
-}
+_RESTART: Final = "mount it again with this version when nobody uses it"
 
 
-@dataclass(frozen=True, slots=True)
-class MountClient:
-    """One mount that can be talked to."""
+def find_own_mount(path: str) -> Mounted:
+    """Return the mount of dasfs at `path`. Raises `InvalidInput` where there is none."""
+    wanted = os.path.abspath(path)
+    for mount in own_mounts():
+        # The mount itself is not touched: it may hang.
+        if mount.path in (wanted, os.path.join(os.path.realpath(os.path.dirname(wanted)), os.path.basename(wanted))):
+            return mount
+    raise InvalidInput(f"there is no mount of dasfs at {path}", hint="'dasfs status' lists them")
 
-    mountpoint: str
-    socket: str
 
-    def post(self, query: Mapping[str, str | int], body: bytes = b"") -> dict[str, Any]:
-        """Post to `/prefetch`, and return the answer. Raises `DasfsError`."""
+class OwnFile:
+    """A file in `.dasfs` of a mount, read again and again."""
+
+    def __init__(self, mount: Mounted, name: str) -> None:
+        self.mount = mount
+        self._read = PatientRead(os.path.join(mount.path, ".dasfs", name))
+
+    def begin(self) -> None:
+        """Start reading, so that several are read at once."""
+        self._read.begin()
+
+    def finish(self, deadline: float | None = None) -> dict[str, Any]:
+        """Return the JSON in it. `deadline` is monotonic. Raises what `explain` returns."""
         try:
-            with closing(SocketConnection(self.socket)) as connection:
-                connection.timeout = TIMEOUT_S
-                connection.request("POST", f"{PATH}?{urlencode(query)}", body, {"Content-Type": BINARY})
-                answer = connection.getresponse()
-                return self._read(answer.status, answer.read())
-        except (TimeoutError, BlockingIOError):
-            raise DeadlineExceeded(f"the mount at {self.mountpoint} does not answer", hint="see its log") from None
-        except PermissionError:
-            raise AccessDenied(
-                f"this user may not talk to the mount at {self.mountpoint}", hint="run as who mounted it, or as root"
-            ) from None
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise NotFound(f"the mount at {self.mountpoint} has ended: nobody answers at {self.socket}") from None
-        except (http.client.HTTPException, OSError) as error:
-            if isinstance(error, DasfsError):
-                raise
-            raise DasfsError(f"the mount at {self.mountpoint} broke off: {error}", hint="see its log") from error
-
-    def _read(self, status: int, body: bytes) -> dict[str, Any]:
-        if status != HTTPStatus.OK:
-            message = body.decode("utf-8", "replace").strip() or f"it answered {status}"
-            raise _ERRORS.get(status, DasfsError)(f"{self.mountpoint}: {message}")
-        try:
-            document = json.loads(body)
+            document = json.loads(self._read.finish(time.monotonic() + DEADLINE_S if deadline is None else deadline))
+        except OSError as error:
+            raise explain(self.mount, error) from error
         except ValueError as error:
-            raise DasfsError(f"what answers at {self.socket} is no mount of dasfs") from error
+            raise DasfsError(f"{self._read.path} can't be read: {error}") from error
         if not isinstance(document, dict):
-            raise DasfsError(f"what answers at {self.socket} is no mount of dasfs")
+            raise DasfsError(f"{self._read.path} is not what a mount of dasfs says")
         return document
 
-
-def find_client(dataset: str, mountpoint: str | None) -> MountClient:
-    """Return the mount at `mountpoint`, or the only one of this host, that shows a dataset.
-
-    Raises `InvalidInput` where nothing is mounted there, or several show it; `NotFound` where none does; and what is
-    wrong with the one that was asked for.
-    """
-    mounts = own_mounts() if mountpoint is None else [_mount_at(mountpoint)]
-    found: list[MountClient] = []
-    problems: list[DasfsError] = []
-    for client in _clients(mounts):
-        try:
-            if isinstance(client, DasfsError):
-                raise client
-            client.post({"dataset": dataset, "check": 1})
-            found.append(client)
-        except DasfsError as error:
-            if mountpoint is not None:
-                raise
-            if not isinstance(error, NotFound):
-                problems.append(error)
-    if len(found) > 1:
-        places = ", ".join(each.mountpoint for each in found)
-        raise InvalidInput(f"{dataset} is shown by several mounts: {places}", hint="choose one with --mount")
-    if not found:
-        told = "".join(f"; {each}" for each in problems)
-        raise NotFound(f"no mount of this host shows the dataset {dataset}{told}", hint="mount it first: dasfs mount")
-    return found[0]
+    def close(self) -> None:
+        self._read.close()
 
 
-def _mount_at(path: str) -> Mounted:
-    """Return the mount at a path, which is not touched: it may hang."""
-    mounts = {each.path: each for each in own_mounts()}
-    wanted = os.path.abspath(path)
-    found = mounts.get(wanted) or mounts.get(
-        os.path.join(os.path.realpath(os.path.dirname(wanted)), os.path.basename(wanted))
-    )
-    if found is None and os.path.islink(wanted):
-        found = mounts.get(os.path.realpath(wanted))
-    if found is None:
-        raise InvalidInput(f"no mount of dasfs stands at {path}", hint="'dasfs status' shows those of this host")
-    return found
+def explain(mount: Mounted, error: OSError) -> DasfsError:
+    """Return what it means that a mount's own file can't be read."""
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded(
+            f"the mount at {mount.path} does not answer within {DEADLINE_S:g} s",
+            hint=f"see its log; take it away with: fusermount3 -uz {mount.path}",
+        )
+    match error.errno:
+        case errno.ENOTCONN:
+            hint = f"mount it again: dasfs mount {mount.source} {mount.path} --replace"
+            return NotFound(f"the process of the mount at {mount.path} is gone", hint=hint)
+        case errno.EACCES | errno.EPERM:
+            hint = "ask as that user, or mount it with -o allow_other"
+            return AccessDenied(f"the mount at {mount.path} belongs to another user", hint=hint)
+        case errno.ENOENT:
+            return Unsupported(f"the mount at {mount.path} runs a version of dasfs that can't tell this", hint=_RESTART)
+    return DasfsError(f"the mount at {mount.path} can't be asked: {error.strerror}", hint="see its log")
 
 
-def _clients(mounts: Sequence[Mounted]) -> list[MountClient | DasfsError]:
-    """Return for each mount how to talk to it, or why that can't be. Takes `DEADLINE_S` at most."""
-    reads = [PatientRead(os.path.join(mount.path, ".dasfs", "status.json")) for mount in mounts]
-    deadline = time.monotonic() + DEADLINE_S
+def read_status(mount: Mounted) -> dict[str, Any]:
+    """Return a mount's status. Raises as `OwnFile.finish`."""
+    file = OwnFile(mount, "status.json")
     try:
-        for read in reads:
-            read.begin()
-        return [_client(mount, read, deadline) for mount, read in zip(mounts, reads, strict=True)]
+        file.begin()
+        return file.finish()
     finally:
-        for read in reads:
-            read.close()
+        file.close()
 
 
-def _client(mount: Mounted, read: PatientRead, deadline: float) -> MountClient | DasfsError:
-    path = mount.path
+def post(mount: Mounted, what: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Send JSON to the socket of a mount and return its answer. Raises the `DasfsError` that says what was wrong."""
+    place = read_status(mount).get("control")
+    if not isinstance(place, str):
+        raise Unsupported(f"the mount at {mount.path} has no socket to be told things at", hint=_RESTART)
+    connection = SocketConnection(place)
     try:
-        control = json.loads(read.finish(deadline)).get("control")
-    except TimeoutError:
-        return DeadlineExceeded(f"the mount at {path} does not answer within {DEADLINE_S:g} s", hint="see its log")
-    except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            again = f"mount it again: dasfs mount {mount.source} {path} --replace"
-            return DasfsError(f"the process of the mount at {path} is gone", hint=again)
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return AccessDenied(f"the mount at {path} belongs to another user", hint="ask as that user")
-        return DasfsError(f"the status of the mount at {path} can't be read: {error.strerror}", hint="see its log")
-    except (ValueError, AttributeError):
-        control = None
-    if not isinstance(control, str):
-        return DasfsError(f"the mount at {path} has no socket", hint="see its log; it may be of an older dasfs")
-    return MountClient(path, control)
+        connection.connect()
+        connection.request("POST", what, json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        said = answer.read().decode("utf-8", "replace")
+        if answer.status != http.HTTPStatus.OK:
+            raise _refusal(answer.status, said.strip() or answer.reason)
+        document = json.loads(said)
+        assert isinstance(document, dict)
+        return document
+    except DasfsError:
+        raise
+    except (TimeoutError, BlockingIOError):
+        raise DeadlineExceeded(f"the mount at {mount.path} does not answer within {DEADLINE_S:g} s") from None
+    except PermissionError as error:
+        hint = "do it as root, or as the user who mounted it"
+        raise AccessDenied(f"this user may not tell the mount at {mount.path} anything", hint=hint) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise DasfsError(f"the socket of the mount at {mount.path} failed: {error}", hint="see its log") from error
+    finally:
+        connection.close()
+
+
+def _refusal(status: int, said: str) -> DasfsError:
+    match status:
+        case http.HTTPStatus.BAD_REQUEST:
+            return InvalidInput(said)
+        case http.HTTPStatus.FORBIDDEN:
+            return AccessDenied(said)
+        case http.HTTPStatus.NOT_FOUND:
+            return Unsupported(said, hint=_RESTART)
+    return DasfsError(said)

@@ -9,8 +9,8 @@ from typing import Any, Final
 import click
 
 from dasfs.cli.common import dataset_argument, json_option, parse_range
-from dasfs.cli.mount_client import MountClient, find_client
 from dasfs.cli.output import count_of, format_size, say, write_json
+from dasfs.cli.prefetch_client import MountClient, find_client
 from dasfs.cli.progress import Meter
 from dasfs.errors import AccessDenied, DasfsError, InvalidInput, NotFound
 from dasfs.fuse.announcement import State

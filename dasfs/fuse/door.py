@@ -55,6 +55,11 @@ class Door:
         """Return what asks `show` in the trio thread, and raises what asking the main loop raises."""
         return partial(LoopQuestion.ask, LoopQuestion(show, timeout_s=LOOP_TIMEOUT_S))
 
+    def show_json(self, show: Callable[[], bytes]) -> Callable[[], Answer]:
+        """Return a page that is the JSON which `show` makes in the trio thread."""
+        document = self.question(show)
+        return lambda: Answer(HTTPStatus.OK, document(), JSON)
+
     def answer(self, path: str) -> Answer | None:
         """Return what is at `path`. Raises what asking the main loop raises."""
         page = self.pages.get(path)

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -27,6 +28,7 @@ from dasfs.cache.names_keeper import NamesKeeper
 from dasfs.cache.remote import Remote
 from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
+from dasfs.fuse.access_log_switch import AccessLogSwitch
 from dasfs.fuse.announcements import Announcements
 from dasfs.fuse.announcing import Announcer
 from dasfs.fuse.attributes import Ownership
@@ -37,8 +39,10 @@ from dasfs.fuse.invalidation import Invalidator
 from dasfs.fuse.mountpoint import check, check_outside, prepare
 from dasfs.fuse.operations import Operations
 from dasfs.fuse.protocol import Capacity
+from dasfs.fuse.recorder import Recorder, recording
 from dasfs.fuse.session import Session
 from dasfs.fuse.status import Status
+from dasfs.fuse.top import render_top
 from dasfs.fuse.tree import Tree
 from dasfs.fuse.tuning import raise_read_ahead
 from dasfs.loop import LoopCaller
@@ -71,6 +75,8 @@ class MountOptions:
     replace: bool = False
     # Where metrics are served, beside `.dasfs/metrics`.
     metrics: Address | None = None
+    # The file where each read is written down.
+    access_log: str | None = None
     # The path of the mount's socket; None: a place of its own.
     control: str | None = None
     # Check each block of the cache at each read, not only when it came and at its first use after a restart.
@@ -91,6 +97,8 @@ def run_mount(
     notifier = notifier or Notifier()
     mountpoint = check(options.mountpoint, replace=options.replace)
     check_outside(options.cache_directory, mountpoint, "the cache directory")
+    if options.access_log is not None:
+        check_outside(options.access_log, mountpoint, "the access log")
     if options.control is not None:
         check_outside(options.control, mountpoint, "the socket")
     notifier.status(f"asking {store.url}")
@@ -141,7 +149,8 @@ async def _serve(
             tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset, names=names)
             content = Content(nursery, store, remote, tree, catalog, blocks, memory=options.memory // 4)
             requests = store.requests or RequestCounts()
-            status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests)
+            recorder = Recorder(tree.place_of)
+            status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests, recorder=recorder)
             operations = Operations(tree, content, status, index, options.ownership)
             door = Door(status, operations.requests)
             announcements = Announcements(nursery, catalog, index, blocks, only=options.dataset)
@@ -149,17 +158,21 @@ async def _serve(
             operations.follow = announcements.follow_snapshot
             operations.announcer = Announcer(announcements, LoopCaller(nursery, timeout_s=options.deadline_s))
             operations.announcer.open(door)
+            door.pages["/top.json"] = door.show_json(partial(render_top, status))
+            door.receivers["/access-log"] = AccessLogSwitch(recorder, mountpoint, os.geteuid()).receive
             plan = plan_socket(options.control, directory.root, mountpoint, _admission(options))
             # Before there is a mount, so that no signal can leave a dead one behind.
             with (
                 trio.open_signal_receiver(*SIGNALS) as signals,
                 open_door(door, status, plan, options.metrics),
                 closing(names),
+                recording(recorder, options.access_log),
             ):
                 device = _mount(store.url, mountpoint, options)
                 try:
                     catalog.subscribe(Invalidator(tree, content, catalog, index, device).prepare)
                     nursery.start_soon(catalog.run)
+                    nursery.start_soon(status.rates.run)
                     nursery.start_soon(_announce, mountpoint, ready, notifier, status)
                     session = Session(device, operations, deadline_s=options.deadline_s)
                     nursery.start_soon(_obey, signals, session)

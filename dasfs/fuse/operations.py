@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable
+from time import perf_counter
 
 import trio
 
@@ -43,6 +44,7 @@ from dasfs.fuse.protocol import (
 )
 from dasfs.fuse.session import Payload, Waiting
 from dasfs.fuse.status import Status
+from dasfs.fuse.top import render_top
 from dasfs.fuse.tree import Tree
 from dasfs.fuse.xattrs import XATTR_PREFIX, describe
 
@@ -63,9 +65,14 @@ class Operations:
         self._content = content
         self._status = status
         self._index = index
+        self._recorder = status.recorder
         self._packer = Packer(ownership)
         self._own = OwnFiles(
-            {"status.json": status.render, "metrics": lambda: render_metrics(status, self.requests, process=False)}
+            {
+                "status.json": status.render,
+                "metrics": lambda: render_metrics(status, self.requests, process=False),
+                "top.json": lambda: render_top(status),
+            }
         )
         self._directories: dict[int, Listing | Entries] = {}
         self._next_handle = itertools.count(1)
@@ -95,7 +102,8 @@ class Operations:
             self.follow(located.order.order)
         return self._packer.entry(datapoint_attributes(located))
 
-    def read_now(self, inode: int, offset: int, size: int) -> Payload | None:
+    def read_now(self, inode: int, offset: int, size: int, uid: int, thread: int) -> Payload | None:
+        begun = perf_counter() if self._recorder.on else 0.0
         file = self._content.find(inode)
         if file is None:
             located = self._tree.peek(inode)
@@ -105,6 +113,8 @@ class Operations:
         data = self._content.read_cached(file, offset, size)
         if data is not None:
             self._status.count_read(len(data))
+            if self._recorder.on:
+                self._recorder.read(thread, uid, inode, offset, len(data), perf_counter() - begun, hit=True)
         return data
 
     def handler(self, opcode: int) -> Waiting | None:
@@ -187,7 +197,9 @@ class Operations:
         if own is not None:
             return own[offset : offset + size]
         file = self._content.find(request.inode) or self._content.open(await self._tree.locate(request.inode))
-        data = await self._content.read(file, offset, size)
+        with self._recorder.wait(request.pid, request.uid, request.inode, offset, size) as wait:
+            data = await self._content.read(file, offset, size)
+            wait.size = len(data)
         self._status.count_read(len(data))
         return data
 

@@ -62,8 +62,8 @@ class FileSystem(Protocol):
     def lookup_now(self, parent: int, name: bytes) -> bytes | None:
         """Return the entry `name` of a directory, or None where that has to wait. Never waits."""
 
-    def read_now(self, inode: int, offset: int, size: int) -> Payload | None:
-        """Return bytes of a file, or None where that has to wait. Never waits."""
+    def read_now(self, inode: int, offset: int, size: int, uid: int, thread: int) -> Payload | None:
+        """Return bytes of a file for a thread of a user, or None where that has to wait. Never waits."""
 
     def handler(self, opcode: int) -> Waiting | None:
         """Return what answers requests of a kind, or None: those are answered with `ENOSYS`, once and for all."""
@@ -153,12 +153,12 @@ class Session:
         """Answer the request in the buffer if nothing has to be waited for; return whether that is so."""
         begun = time.perf_counter()
         buffer = self._device.buffer
-        length, opcode, unique, inode, *_ = REQUEST.unpack_from(buffer)
+        length, opcode, unique, inode, uid, _, thread, _ = REQUEST.unpack_from(buffer)
         data: Payload | None
         try:
             if opcode == _READ:
                 _, offset, size, *_ = READ.unpack_from(buffer, BODY)
-                data = self._files.read_now(inode, offset, size)
+                data = self._files.read_now(inode, offset, size, uid, thread)
             elif opcode == _LOOKUP:
                 data = self._files.lookup_now(inode, bytes(buffer[BODY : length - 1]))
             else:

@@ -107,6 +107,10 @@ class Tree:
         """Return the dataset whose datapoints stand in `directory`, or None."""
         return self._only if directory == ROOT else self._inodes.find_directory(directory)
 
+    def place_of(self, inode: int) -> DatapointPlace | None:
+        """Return which datapoint an inode stands for, whether it is there or not. For any thread."""
+        return self._inodes.find_datapoint(inode)
+
     def peek(self, inode: int) -> Located | None:
         """Return what `locate` would, if everything needed is in memory; else None. Never waits."""
         located = self._looked_up.get(inode)

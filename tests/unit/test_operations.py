@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyfuse3
@@ -30,7 +31,7 @@ from dasfs.stores import Store, open_store
 from tests import datasets
 from tests.parts import Parts, opened_parts
 
-CONTEXT: Any = None
+CONTEXT: Any = SimpleNamespace(pid=os.getpid(), uid=os.getuid())
 
 
 @pytest.fixture
