@@ -398,7 +398,7 @@ def test_the_size_of_all(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("known", [False, True])
 def test_what_was_deleted_stays_readable(store: Store, tmp_path: Path, known: bool) -> None:
-    """Who has a file open that is deleted reads and stats it on, whether it was read before or not; its name is gone."""
+    """Who has a deleted file open reads and stats it on, whether it was read before or not; its name is gone."""
 
     async def main() -> None:
         async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
