@@ -145,6 +145,7 @@ def _fusermount(mountpoint: str, options: Iterable[str]) -> int:
         )
         if done.returncode != 0:
             raise _refusal(mountpoint, done.returncode, done.stderr)
+        theirs.close()  # so that a helper that sent nothing is not waited for
         received = array.array("i")
         _, messages, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(received.itemsize), socket.MSG_CMSG_CLOEXEC)
         for _, _, data in messages:
