@@ -1,4 +1,4 @@
-"""Small HTTP servers for whoever operates dasfs: GET, on a Unix socket or a TCP port.
+"""Small HTTP servers for whoever operates dasfs: GET on a Unix socket or a TCP port, and POST where one takes it.
 
 **Concurrency:** an endpoint has a thread that accepts and one for each connection, so that it answers also when the
 main loop is stuck. The responder is called in those threads, several times at once. All are daemon threads: none
@@ -11,15 +11,18 @@ import logging
 import os
 import socket
 import stat
+import struct
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from dasfs import __version__
-from dasfs.errors import AccessDenied, AlreadyExists, DasfsError, InvalidInput
+from dasfs.errors import AccessDenied, AlreadyExists, DasfsError, InvalidInput, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +33,17 @@ MAX_CONNECTIONS: Final = 16
 CLIENT_TIMEOUT_S: Final = 10.0
 # How long to wait before accepting again when the process has no descriptor left.
 PAUSE_S: Final = 0.1
-SOCKET_MODE: Final = 0o666  # nothing that is served is secret, and nothing can be changed
+SOCKET_MODE: Final = 0o666  # of one where nothing that is served is secret, and nothing can be changed
+# What a POST may carry. Those above a mebibyte are read one at a time, so that this bounds them all.
+MAX_BODY: Final = 64 << 20
+_SMALL_BODY: Final = 1 << 20
 # sizeof(sockaddr_un.sun_path) is 108, a zero byte at the end included.
 MAX_SOCKET_PATH: Final = 107
 # What fits behind /proc/self/fd/N/.
 MAX_SOCKET_NAME: Final = 80
+_UCRED: Final = struct.Struct("iII")  # process, user, group
+_SO_PEERGROUPS: Final = 59  # of asm-generic/socket.h; Python has no name for it
+_GROUPS_SIZE: Final = 1024  # as much as Python takes: 256 groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,41 @@ class Answer:
 
 Responder = Callable[[str], Answer | None]
 """Returns the answer to a path, such as `/metrics`, or None where there is nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process at the other end of a Unix socket, as it was when it connected."""
+
+    process: int
+    uid: int
+    groups: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What a client sent. `query` is what stands behind `?`, the last value of each name; `peer` who it is."""
+
+    body: bytes
+    content_type: str = ""
+    query: Mapping[str, str] = field(default_factory=dict)
+    peer: Peer | None = None
+
+
+Receiver = Callable[[Posted], Answer]
+"""Takes what was posted. What it raises is the answer: 400 for `InvalidInput`, 404 for `NotFound`, else 503."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What may be posted where, by path, and who may ask anything at all. `mode` is that of a socket's file."""
+
+    receivers: Mapping[str, Receiver] = field(default_factory=dict)
+    admits: Callable[[Peer], bool] | None = None
+    mode: int = SOCKET_MODE
+
+
+PUBLIC: Final = Access()
 
 
 def text_answer(status: HTTPStatus, *lines: str) -> Answer:
@@ -79,10 +123,19 @@ class Address:
 class Endpoint:
     """One place where requests are answered, from when it is made until `close`."""
 
-    def __init__(self, name: str, listener: socket.socket, respond: Responder, *, path: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        listener: socket.socket,
+        respond: Responder,
+        access: Access = PUBLIC,
+        *,
+        path: str | None = None,
+    ) -> None:
         self.name = name
         self._listener = listener
         self._respond = respond
+        self._access = access
         self._path = path
         self._inode = None if path is None else os.stat(path).st_ino
         self._closed = threading.Event()
@@ -120,7 +173,7 @@ class Endpoint:
     def _serve(self, connection: socket.socket) -> None:
         try:
             with connection:
-                _Handler(connection, self._respond)
+                _Handler(connection, self._respond, self._access)
         except OSError as error:
             log.debug("a client of %s left: %s", self.name, error)
         finally:
@@ -133,13 +186,39 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = f"dasfs/{__version__}"
     sys_version = ""
     timeout = CLIENT_TIMEOUT_S
+    _large_body = threading.Lock()
 
-    def __init__(self, connection: socket.socket, respond: Responder) -> None:
+    def __init__(self, connection: socket.socket, respond: Responder, access: Access) -> None:
         self._respond = respond
+        self._access = access
         super().__init__(connection, "", None)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
-        answer = self._answer()
+        self._send(self._answer(self._respond))
+
+    def do_POST(self) -> None:
+        if not self._access.receivers:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED, "Nothing can be sent here")
+            return
+        self._send(self._answer(self._receive))
+
+    def _receive(self, path: str) -> Answer | None:
+        receiver = self._access.receivers.get(path)
+        if receiver is None:
+            return None
+        length = self.headers.get("Content-Length", "0")
+        if not (length.isascii() and length.isdigit() and len(length) < 12):
+            raise InvalidInput(f"{length[:20]!r} is no length of what was sent")
+        if int(length) > MAX_BODY:
+            return text_answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {MAX_BODY} bytes were sent")
+        query = dict(parse_qsl(self.path.partition("?")[2], keep_blank_values=True))
+        with self._large_body if int(length) > _SMALL_BODY else contextlib.nullcontext():
+            body = self.rfile.read(int(length))
+            if len(body) < int(length):
+                raise InvalidInput(f"{len(body)} bytes came instead of {length}")
+            return receiver(Posted(body, self.headers.get("Content-Type", ""), query, peer_of(self.connection)))
+
+    def _send(self, answer: Answer) -> None:
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
@@ -152,16 +231,39 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is http.server's
         log.debug(format, *args)
 
-    def _answer(self) -> Answer:
+    def _answer(self, respond: Responder) -> Answer:
         path = self.path.partition("?")[0]
         try:
-            answer = self._respond(path)
+            admits = self._access.admits
+            if admits is not None and not admits(peer_of(self.connection)):
+                raise AccessDenied("this user may not ask here")
+            answer = respond(path)
         except DasfsError as error:
-            return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+            return text_answer(_status_of(error), str(error))
         except Exception as error:  # a defect of ours must not take the others' answers away
             log.exception("unexpected error in an answer to %s", path)
             return text_answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"unexpected {error!r}")
         return answer or text_answer(HTTPStatus.NOT_FOUND, f"there is nothing at {path[:80]!r}")
+
+
+def _status_of(error: DasfsError) -> HTTPStatus:
+    for kind, status in (
+        (InvalidInput, HTTPStatus.BAD_REQUEST),
+        (NotFound, HTTPStatus.NOT_FOUND),
+        (AccessDenied, HTTPStatus.FORBIDDEN),
+    ):
+        if isinstance(error, kind):
+            return status
+    return HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """Return who connected to a Unix socket. Raises `OSError` on another kind of socket."""
+    process, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    groups = array("I")
+    with contextlib.suppress(OSError):  # more groups than there is room for: the first one has to do
+        groups.frombytes(connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_SIZE))
+    return Peer(process, uid, frozenset((gid, *groups)))
 
 
 def open_port(address: Address, respond: Responder) -> Endpoint:
@@ -195,29 +297,29 @@ def _port_error(address: Address, error: OSError) -> DasfsError:
     )
 
 
-def open_socket(path: str, respond: Responder) -> Endpoint:
-    """Return an endpoint on a Unix socket at `path`, which everybody may connect to who may enter its directory.
+def open_socket(
+    path: str, respond: Responder, access: Access = PUBLIC, *, hint: str = "give another one as socket in [status]"
+) -> Endpoint:
+    """Return an endpoint on a Unix socket at `path`. Who may connect is told by `access`, and by its directory's mode.
 
     A socket that a killed process left there is replaced. Raises `AlreadyExists` for one that somebody answers at,
-    and for a file that is none; `AccessDenied`, `InvalidInput`.
+    and for a file that is none; `AccessDenied`, `InvalidInput`. `hint` says how another path is chosen.
     """
     try:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         with short_path(path) as name, contextlib.ExitStack() as stack:
-            _clear(path, name)
+            _clear(path, name, hint)
             listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             listener.bind(name)
-            os.chmod(path, SOCKET_MODE)
+            os.chmod(path, access.mode)  # before anybody can connect
             listener.listen(64)
-            endpoint = Endpoint(path, listener, respond, path=path)
+            endpoint = Endpoint(path, listener, respond, access, path=path)
             stack.pop_all()
             return endpoint
     except DasfsError:
         raise
     except OSError as error:
-        raise AccessDenied(
-            f"the socket {path} can't be made: {error.strerror or error}", hint="give another one as socket in [status]"
-        ) from error
+        raise AccessDenied(f"the socket {path} can't be made: {error.strerror or error}", hint=hint) from error
 
 
 @contextlib.contextmanager
@@ -236,14 +338,14 @@ def short_path(path: str) -> Iterator[str]:
         os.close(descriptor)
 
 
-def _clear(path: str, name: str) -> None:
+def _clear(path: str, name: str, hint: str) -> None:
     """Remove a socket that nobody answers at."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise AlreadyExists(f"{path} is there and is no socket", hint="remove it, or give another socket in [status]")
+        raise AlreadyExists(f"{path} is there and is no socket", hint=f"remove it, or {hint}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -253,4 +355,4 @@ def _clear(path: str, name: str) -> None:
             return
         except (BlockingIOError, TimeoutError):
             pass  # somebody is there and does not come to accepting
-    raise AlreadyExists(f"another process answers at {path}", hint="end it, or give another socket in [status]")
+    raise AlreadyExists(f"another process answers at {path}", hint=f"end it, or {hint}")

@@ -136,15 +136,23 @@ class BlockFiles:
         file = OpenFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         try:
             os.ftruncate(file.fd, BLOCK_SIZE)
-            _punch(file.fd, 0, BLOCK_SIZE)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            log.info("the file system of %s can't punch holes: whole segments are evicted", self._root)
-            return False
+            if can_punch(file.fd):
+                return True
         finally:
             os.unlink(path)
-        return True
+        log.info("the file system of %s can't punch holes: whole segments are evicted", self._root)
+        return False
+
+
+def can_punch(fd: int) -> bool:
+    """Return whether a file, of at least one block, can give space back; its first block is lost. Raises `OSError`."""
+    try:
+        _punch(fd, 0, BLOCK_SIZE)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        return False
+    return True
 
 
 def segment_name(identity: str) -> str:

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import trio
 
@@ -28,6 +28,9 @@ from dasfs.names import DatarangeId, check_dataset_name
 from dasfs.stores.base import Store
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # A view costs a few hundred bytes and 4 bytes for each 256 KiB of its TAR object.
 MAX_VIEWS = 4096
@@ -181,6 +184,10 @@ class Catalog:
         """Ask the store for a dataset's newest snapshot, whatever the age of the one that is known."""
         await self._flights.run(("dataset", name), lambda: self._refresh(name))
         return self._states.get(name)
+
+    async def ask(self, function: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `function(store, ...)`, run in a thread. Raises what it raises, or `DeadlineExceeded`."""
+        return await self._remote.call(function, self._store, *args, **kwargs)
 
     async def run(self) -> None:
         """Refresh the datasets in use every `refresh_s`, until cancelled."""

@@ -33,12 +33,22 @@ COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "get": LazyCommand("dasfs.cli.get", "Copy datapoints to a directory or into a TAR file."),
     "cat": LazyCommand("dasfs.cli.get", "Write one datapoint to standard output."),
     "mount": LazyCommand("dasfs.cli.mount", "Show the datasets of a store as plain directories."),
+    "prefetch": LazyCommand(
+        "dasfs.cli.prefetch", "Fetch what will be read into the cache of a mount, ahead of readers."
+    ),
     "umount": LazyCommand("dasfs.cli.mount", "Take a mount away."),
     "datarange": LazyCommand("dasfs.cli.datarange", "List, upload, download and delete dataranges."),
     "aggregate": LazyCommand("dasfs.cli.aggregate", "Join neighbouring small dataranges into large ones."),
     "collect": LazyCommand("dasfs.cli.collect", "Delete objects that no live revision needs."),
     "daemon": LazyCommand("dasfs.cli.daemon", "Move what arrives in write directories into a store, for ever."),
     "status": LazyCommand("dasfs.cli.status", "Show how the daemon and the mounts of this host are doing."),
+    "top": LazyCommand("dasfs.cli.top", "Show live who reads what at which rate."),
+    "access-log": LazyCommand(
+        "dasfs.cli.access_log", "Let a mount write down who reads what, or no longer.", "access_log"
+    ),
+    "doctor": LazyCommand(
+        "dasfs.cli.doctor.command", "Check this machine, its mounts and a store; say what to change."
+    ),
     "completion": LazyCommand("dasfs.cli.completion", "Print the code that completes dasfs commands in a shell."),
 }
 

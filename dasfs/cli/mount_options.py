@@ -18,6 +18,9 @@ from dasfs.fuse.attributes import Ownership
 from dasfs.fuse.mount import MountOptions
 
 DEFAULT_CACHE_SIZE: Final = "20GiB"
+DEFAULT_MEMORY: Final = "256MiB"
+# Room for a few GETs of 8 MiB at once.
+MIN_MEMORY: Final = 32 << 20
 DEFAULT_REFRESH_S: Final = 10.0
 # Below any kernel's fs.fuse.max_request_timeout that makes sense, and longer than a store's usual hiccup.
 DEFAULT_DEADLINE_S: Final = 30.0
@@ -25,7 +28,7 @@ DEFAULT_DEADLINE_S: Final = 30.0
 _OWN: Final = frozenset(
     (
         *("uid", "gid", "umask", "allow_other", "cache-size", "cache-dir", "refresh", "deadline", "dataset"),
-        *("metrics", "ro", "verify"),
+        *("memory", "metrics", "ro", "verify", "control", "access-log"),
     )
 )
 _FLAGS: Final = frozenset({"allow_other", "ro"})
@@ -77,17 +80,24 @@ def build_options(mountpoint: str, options: dict[str, str], config: MountConfig,
         dataset=options.get("dataset"),
         replace=replace,
         metrics=Address.parse(options["metrics"]) if "metrics" in options else None,
+        memory=_memory(options.get("memory", DEFAULT_MEMORY)),
+        access_log=_file(options, "access-log"),
+        control=os.path.abspath(options["control"]) if options.get("control") else None,
         verify_always=_verify(options.get("verify", "once")),
     )
 
 
 def _default_cache(config: MountConfig, mountpoint: str) -> str:
     """Return a directory of this mount point's own: two mounts never share one unless they are told to."""
-    base = config.cache_dir
-    if base is None:
-        base = "/var/cache/dasfs" if os.getuid() == 0 else platformdirs.user_cache_dir("dasfs")
     name = mountpoint.strip("/").replace("%", "%25").replace("-", "%2D").replace("/", "-")
-    return os.path.join(base, name or "-")
+    return os.path.join(base_of_caches(config), name or "-")
+
+
+def base_of_caches(config: MountConfig) -> str:
+    """Return the directory below which mounts have their cache directories, where they are given none."""
+    if config.cache_dir is not None:
+        return os.path.abspath(config.cache_dir)
+    return "/var/cache/dasfs" if os.getuid() == 0 else platformdirs.user_cache_dir("dasfs")
 
 
 def _seconds(options: dict[str, str], name: str, default: float) -> float:
@@ -110,10 +120,25 @@ def _identity(options: dict[str, str], name: str, default: int) -> int:
     return int(text)
 
 
+def _memory(text: str) -> int:
+    memory = parse_size(text)
+    if memory < MIN_MEMORY:
+        raise InvalidInput(f"{text!r} can't be memory", hint=f"give at least {MIN_MEMORY >> 20}MiB")
+    return memory
+
+
 def _verify(text: str) -> bool:
     if text not in ("once", "always"):
         raise InvalidInput(f"{text!r} can't be verify", hint="give once or always")
     return text == "always"
+
+
+def _file(options: dict[str, str], name: str) -> str | None:
+    if name not in options:
+        return None
+    if not options[name]:
+        raise InvalidInput(f"the mount option {name} names no file", hint=f"write {name}=FILE")
+    return os.path.abspath(options[name])
 
 
 def _octal(text: str) -> int:

@@ -190,7 +190,7 @@ def _daemon_trouble(config_file: str, config: DaemonConfig, error: OSError) -> T
     return Trouble(f"the daemon can't be asked at {config.socket}: {error.strerror or error}")
 
 
-class _SocketConnection(http.client.HTTPConnection):
+class SocketConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
     def __init__(self, path: str) -> None:
@@ -209,7 +209,7 @@ def fetch(path: str, what: str) -> Mapping[str, Any]:
 
     Raises `DasfsError` where it is stuck or answers something else, and the `OSError` of connecting.
     """
-    connection = _SocketConnection(path)
+    connection = SocketConnection(path)
     who = "the daemon"
     try:
         connection.connect()

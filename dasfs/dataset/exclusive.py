@@ -19,7 +19,11 @@ PROBE: Final = "probe-"
 
 def probe_conditional_put(store: Store, keys: DatasetKeys) -> bool:
     """Return whether the store refuses to overwrite an object when it is asked to. Leaves nothing behind."""
-    key = f"{keys.root}{PROBE}{uuid.uuid4().hex}"
+    return honours_condition(store, f"{keys.root}{PROBE}{uuid.uuid4().hex}")
+
+
+def honours_condition(store: Store, key: str) -> bool:
+    """Return whether the store refuses to overwrite `key`, which is nobody's. Leaves nothing behind."""
     try:
         store.put_if_absent(key, b"first")
         store.put_if_absent(key, b"second")

@@ -11,8 +11,8 @@ from typing import Final
 
 from dasfs.formats.manifest import RECORD, RECORD_SIZE
 from dasfs.fuse.inodes import Inode
+from dasfs.fuse.nodes import Attributes, Entry, ListedPage
 from dasfs.fuse.protocol import ATTRIBUTES_FOR, DIRENT, ENTRY, pack_dirent
-from dasfs.fuse.tree import Attributes, ListedPage
 
 LONG_S: Final = 3600
 # "Not there" may become "there" with the next commit, and a directory's mtime changes with each.
@@ -46,18 +46,21 @@ class Packer:
         self._file_mode = stat.S_IFREG | (0o444 & ~ownership.umask)
         self._directory_mode = stat.S_IFDIR | (0o555 & ~ownership.umask)
 
-    def file_entry(self, inode: int, size: int, mtime: int, valid_s: int = LONG_S) -> bytes:
+    def file_entry(
+        self, inode: int, size: int, mtime: int, *, kept_s: int = LONG_S, name_kept_s: int = LONG_S
+    ) -> bytes:
         """Return the entry of a regular file. The hot path of lookups."""
         return ENTRY.pack(
-            *(inode, 0, valid_s, valid_s, 0, 0),
+            *(inode, 0, name_kept_s, kept_s, 0, 0),
             *(inode, size, -(-size // BLOCK_SIZE), mtime, mtime, mtime, 0, 0, 0),
             *(self._file_mode, 1, self._uid, self._gid, 0, PREFERRED_IO, 0),
         )
 
     def entry(self, found: Attributes) -> bytes:
         """Return the entry of a node."""
-        valid_s = SHORT_S if found.is_directory else LONG_S
-        return ENTRY.pack(found.inode, 0, valid_s, valid_s, 0, 0, *self._attributes(found))
+        kept_s = SHORT_S if found.is_directory else LONG_S
+        name_kept_s = kept_s if found.name_kept_s is None else found.name_kept_s
+        return ENTRY.pack(found.inode, 0, name_kept_s, kept_s, 0, 0, *self._attributes(found))
 
     def attributes(self, found: Attributes) -> bytes:
         """Return what answers GETATTR."""
@@ -77,11 +80,11 @@ class Packer:
         records = memoryview(page.records)[: count * RECORD_SIZE]
         return b"".join(self._listed(page, records) if attributes else _names(page, records)), count
 
-    def directory(self, found: Attributes, name: bytes, position: int, *, attributes: bool) -> bytes:
-        """Return one entry of a listing of directories."""
-        kind = (stat.S_IFDIR if found.is_directory else stat.S_IFREG) >> 12
-        dirent = pack_dirent(found.inode, position, kind, name)
-        return self.entry(found) + dirent if attributes else dirent
+    def listed(self, each: Entry, *, attributes: bool) -> bytes:
+        """Return one entry of a listing, whatever it is."""
+        kind = (stat.S_IFDIR if each.attributes.is_directory else stat.S_IFREG) >> 12
+        dirent = pack_dirent(each.attributes.inode, each.next, kind, each.name)
+        return self.entry(each.attributes) + dirent if attributes else dirent
 
     def _attributes(self, found: Attributes) -> tuple[int, ...]:
         mtime = found.mtime

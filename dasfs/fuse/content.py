@@ -11,6 +11,7 @@ and its caller bounds the wait. Reading ahead happens in tasks of the mount's nu
 import logging
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -18,7 +19,7 @@ from typing import Final
 import trio
 from isal import isal_zlib
 
-from dasfs.cache.blocks import BlockCache, CachedSegment
+from dasfs.cache.blocks import BlockCache, CachedSegment, Data
 from dasfs.cache.catalog import Catalog
 from dasfs.cache.index import ManifestView
 from dasfs.cache.remote import Remote, SingleFlight
@@ -33,8 +34,8 @@ from dasfs.stores.base import Store
 
 log = logging.getLogger(__name__)
 
-# Whole datapoints that are kept for their next read: two of the largest that are ever compressed (64 MiB).
-WHOLE_MEMORY: Final = 128 << 20
+# Whole datapoints that are kept for their next read: one of the largest that are ever compressed.
+WHOLE_MEMORY: Final = MAX_COMPRESSIBLE
 # Above this size decoding is worth a thread: zstd decodes it in about 0.2 ms, a hop costs 0.05 ms.
 DECODE_INLINE: Final = 128 << 10
 # Files at hand: those that so many readers read at the same time, and more.
@@ -131,7 +132,15 @@ class Content:
     """Opens and reads the datapoints of one mount."""
 
     def __init__(
-        self, nursery: trio.Nursery, store: Store, remote: Remote, tree: Tree, catalog: Catalog, blocks: BlockCache
+        self,
+        nursery: trio.Nursery,
+        store: Store,
+        remote: Remote,
+        tree: Tree,
+        catalog: Catalog,
+        blocks: BlockCache,
+        *,
+        memory: int = WHOLE_MEMORY,
     ) -> None:
         self._nursery = nursery
         self._store = store
@@ -141,10 +150,12 @@ class Content:
         self._blocks = blocks
         self._layouts: dict[str, Layout] = {}
         self._ahead: dict[str, ReadAhead] = {}
-        self._whole = WholeDatapoints(WHOLE_MEMORY)
+        self._whole = WholeDatapoints(memory)
         self._pieces_of: OrderedDict[tuple[str, DatarangeId], tuple[Piece, ...]] = OrderedDict()
         self._flights: SingleFlight[Inode] = SingleFlight(nursery)
         self._files: dict[int, OpenFile] = {}
+        # Is told of each datapoint that somebody begins to read: its dataset and number.
+        self.note: Callable[[str, int], None] | None = None
 
     def find(self, inode: int) -> OpenFile | None:
         """Return a datapoint that was read lately. It is never outdated: an inode stands for one content."""
@@ -168,8 +179,10 @@ class Content:
             ahead = self._ahead[dataset] = ReadAhead()
         return OpenFile(located, self._pieces(located.snapshot, located.view, start, end), layout, ahead)
 
-    def read_cached(self, file: OpenFile, offset: int, size: int) -> bytes | None:
+    def read_cached(self, file: OpenFile, offset: int, size: int) -> Data | None:
         """Return `size` bytes from `offset` (fewer at the end), or None where that needs waiting."""
+        if offset == 0 and self.note is not None:
+            self.note(file.located.snapshot.dataset, file.located.number)
         if not file.is_plain:
             if offset == 0:
                 self._read_ahead(file, file.start, file.end)
@@ -187,7 +200,7 @@ class Content:
             return self._blocks.read_cached(piece.segment, start - piece.start, end - piece.start)
         return None
 
-    async def read(self, file: OpenFile, offset: int, size: int) -> bytes:
+    async def read(self, file: OpenFile, offset: int, size: int) -> Data:
         """Return `size` bytes from `offset` (fewer at the end), from the store where they are not cached.
 
         Raises `Corrupt`, `StoreUnavailable`, and `ObjectChanged` when the datapoint is not what it was at
@@ -206,7 +219,7 @@ class Content:
         """Drop what is kept of a datapoint that was deleted."""
         self._whole.forget(inode)
 
-    async def _read(self, file: OpenFile, offset: int, size: int) -> bytes:
+    async def _read(self, file: OpenFile, offset: int, size: int) -> Data:
         record, inode = file.located.record, file.located.inode
         if record.codec is Codec.NONE and inode not in self._whole:
             start = record.content_offset + offset
@@ -221,7 +234,7 @@ class Content:
             await self._flights.run(inode, lambda: self._load_whole(file))
         return data[offset : offset + size]
 
-    async def _read_tar(self, file: OpenFile, start: int, end: int) -> bytes:
+    async def _read_tar(self, file: OpenFile, start: int, end: int) -> Data:
         parts = []
         for piece in file.pieces:
             first, last = max(start, piece.start), min(end, piece.end)
@@ -245,7 +258,7 @@ class Content:
             raise Corrupt(f"{file.located.snapshot.dataset} {name} is not what was stored")
         self._whole.put(file.located.inode, data)
 
-    async def _read_stored(self, file: OpenFile) -> bytes:
+    async def _read_stored(self, file: OpenFile) -> Data:
         """Return a datapoint's stored bytes; straight from the store where a block that it shares is damaged.
 
         Those are not checked yet.

@@ -27,6 +27,8 @@ CONTROL_DIRECTORY: Final = Inode(2)
 FIRST_OWN_FILE: Final = Inode(1 << 40)
 
 _NUMBER_BITS: Final = 48
+# Shifted by so much, inodes that are equal are of one dataset.
+SLOT_BITS: Final = _NUMBER_BITS
 _NUMBER_MASK: Final = (1 << _NUMBER_BITS) - 1
 _FIRST_DIRECTORY: Final = 16
 _MAX_SLOT: Final = (1 << 16) - 1

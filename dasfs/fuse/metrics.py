@@ -11,6 +11,8 @@ from typing import Final
 import dasfs
 from dasfs.cache.blocks import CacheStatistics
 from dasfs.cache.catalog import DatasetState
+from dasfs.fuse.announcement import Counts
+from dasfs.fuse.announcements import Announcements
 from dasfs.fuse.protocol import Opcode
 from dasfs.fuse.status import Status
 from dasfs.metrics import Histogram, Kind, Metric, Reading, Sample, render
@@ -108,10 +110,28 @@ OF_DATASET: Final[tuple[Reading[DatasetState], ...]] = (
     ),
 )
 
+ANNOUNCED: Final = _metric(Kind.GAUGE, "announcements", "announcements that are live", "dataset")
+
+
+def _announced(name: str, help: str, read: Callable[[Counts], int]) -> Reading[Counts]:  # noqa: A002
+    return Reading(_metric(Kind.COUNTER, f"announced_{name}_total", help), read)
+
+
+OF_ANNOUNCED: Final[tuple[Reading[Counts], ...]] = (
+    _announced("datapoints", "datapoints that jobs announced to read", lambda c: c.places),
+    _announced("gaps", "announced numbers that no datapoint has", lambda c: c.gaps),
+    _announced("fetched_bytes", "bytes fetched because they were announced", lambda c: c.fetched),
+    _announced("failures", "stretches and manifests that could not be fetched ahead", lambda c: c.failed),
+    _announced("reads", "announced datapoints that were opened", lambda c: c.reads),
+    _announced("hits", "of these, the ones that were fetched completely by then", lambda c: c.hits),
+)
+
 METRICS: Final[tuple[Metric, ...]] = (
     *(INFO, HEALTHY, PROBLEM, DURATION, ERRORS, READ),
     *(each.metric for each in OF_CACHE),
     *(each.metric for each in OF_DATASET),
+    ANNOUNCED,
+    *(each.metric for each in OF_ANNOUNCED),
     STORE_REQUESTS,
 )
 
@@ -144,5 +164,17 @@ def samples(status: Status, requests: Requests) -> Iterator[Sample]:
             value = reading.read(dataset)
             if value is not None:
                 yield Sample(reading.metric, value, (where, dataset.name))
+    if status.announcements is not None:
+        yield from _announced_samples(status.announcements, where)
     for outcome, count in sorted(status.store_requests.all().items(), key=str):
         yield Sample(STORE_REQUESTS, count, (where, outcome.operation, outcome.status))
+
+
+def _announced_samples(announcements: Announcements, where: str) -> Iterator[Sample]:
+    for dataset, count in sorted(Counter(each.dataset for each in announcements.live).items()):
+        yield Sample(ANNOUNCED, count, (where, dataset))
+    totals = announcements.totals
+    for reading in OF_ANNOUNCED:
+        value = reading.read(totals)
+        assert value is not None
+        yield Sample(reading.metric, value, (where,))

@@ -40,6 +40,14 @@ def own_mounts() -> list[Mounted]:
     return sorted((each for each in _mounts().values() if each.file_system == FILE_SYSTEM), key=lambda each: each.path)
 
 
+def file_system_of(path: str) -> str:
+    """Return the type of the file system that `path` is on, by the kernel's name for it (`ext4`, `tmpfs`)."""
+    mounts, place = _mounts(), os.path.realpath(path)
+    while place not in mounts and place != "/":
+        place = os.path.dirname(place)
+    return mounts[place].file_system if place in mounts else "unknown"
+
+
 def _mounts() -> dict[str, Mounted]:
     """Return what is mounted at each path: the uppermost."""
     found = {}

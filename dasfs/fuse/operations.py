@@ -11,18 +11,23 @@ import errno
 import itertools
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from time import perf_counter
 
 import trio
 
 from dasfs.cache.index import IndexCache
 from dasfs.errors import DasfsError, InvalidInput
 from dasfs.formats.manifest import RECORD_SIZE
+from dasfs.fuse.announcing import XATTR as ANNOUNCING_XATTR
+from dasfs.fuse.announcing import Announcer
 from dasfs.fuse.attributes import ABSENT, Ownership, Packer
 from dasfs.fuse.complaints import Complaints
 from dasfs.fuse.content import Content
 from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT
 from dasfs.fuse.metrics import Requests, render_metrics
+from dasfs.fuse.nodes import Entries, Listing, datapoint_attributes
+from dasfs.fuse.order import SnapshotOrder
 from dasfs.fuse.own_files import OwnFiles
 from dasfs.fuse.protocol import (
     BATCH_FORGET,
@@ -37,19 +42,13 @@ from dasfs.fuse.protocol import (
     Request,
     xattr_answer,
 )
-from dasfs.fuse.session import Waiting
+from dasfs.fuse.session import Payload, Waiting
 from dasfs.fuse.status import Status
-from dasfs.fuse.tree import Listing, Tree
+from dasfs.fuse.top import render_top
+from dasfs.fuse.tree import Tree
 from dasfs.fuse.xattrs import XATTR_PREFIX, describe
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _RootListing:
-    """An open root directory: names as they were when it was opened."""
-
-    names: list[str]
 
 
 class Operations:
@@ -59,15 +58,23 @@ class Operations:
         self.complaints = Complaints(log)
         self.requests = Requests()
         self.observe = self.requests.observe
+        self.announcer: Announcer | None = None
+        # Is told of each order in which somebody opens files.
+        self.follow: Callable[[SnapshotOrder], None] | None = None
         self._tree = tree
         self._content = content
         self._status = status
         self._index = index
+        self._recorder = status.recorder
         self._packer = Packer(ownership)
         self._own = OwnFiles(
-            {"status.json": status.render, "metrics": lambda: render_metrics(status, self.requests, process=False)}
+            {
+                "status.json": status.render,
+                "metrics": lambda: render_metrics(status, self.requests, process=False),
+                "top.json": lambda: render_top(status),
+            }
         )
-        self._directories: dict[int, Listing | _RootListing] = {}
+        self._directories: dict[int, Listing | Entries] = {}
         self._next_handle = itertools.count(1)
         self._handlers: dict[int, Waiting] = {
             Opcode.LOOKUP: self.lookup,
@@ -88,9 +95,15 @@ class Operations:
         located = self._tree.peek_name(parent, os.fsdecode(name))
         if located is None:
             return None
-        return self._packer.file_entry(located.inode, located.record.true_size, located.record.mtime)
+        record = located.record
+        if located.name_kept_s is None:
+            return self._packer.file_entry(located.inode, record.true_size, record.mtime)
+        if located.order is not None and self.follow is not None:
+            self.follow(located.order.order)
+        return self._packer.entry(datapoint_attributes(located))
 
-    def read_now(self, inode: int, offset: int, size: int) -> bytes | None:
+    def read_now(self, inode: int, offset: int, size: int, uid: int, thread: int) -> Payload | None:
+        begun = perf_counter() if self._recorder.on else 0.0
         file = self._content.find(inode)
         if file is None:
             located = self._tree.peek(inode)
@@ -100,6 +113,8 @@ class Operations:
         data = self._content.read_cached(file, offset, size)
         if data is not None:
             self._status.count_read(len(data))
+            if self._recorder.on:
+                self._recorder.read(thread, uid, inode, offset, len(data), perf_counter() - begun, hit=True)
         return data
 
     def handler(self, opcode: int) -> Waiting | None:
@@ -131,7 +146,9 @@ class Operations:
         if request.inode == CONTROL_DIRECTORY:
             made = self._own.look_up(name)
             # Made anew each time, so the kernel must not remember its name.
-            return ABSENT if made is None else self._packer.file_entry(*made, self._tree.mounted_at, valid_s=0)
+            if made is None:
+                return ABSENT
+            return self._packer.file_entry(*made, self._tree.mounted_at, kept_s=0, name_kept_s=0)
         found = await self._tree.lookup(request.inode, name)
         return ABSENT if found is None else self._packer.entry(found)
 
@@ -158,28 +175,38 @@ class Operations:
             raise FuseError(errno.EOPNOTSUPP)
         if not name.startswith(XATTR_PREFIX):
             raise FuseError(errno.ENODATA)
-        value = (await describe(self._tree, self._status, self._index, request.inode)).get(name)
+        if name.startswith(ANNOUNCING_XATTR):
+            value = await self._announce(request.inode, name)
+        else:
+            value = (await describe(self._tree, self._status, self._index, request.inode)).get(name)
         if value is None:
             raise FuseError(errno.ENODATA)
         return xattr_answer(wanted, value)
 
+    async def _announce(self, inode: int, name: bytes) -> bytes | None:
+        dataset = self._tree.dataset_of(inode)
+        if self.announcer is None or (dataset is None and inode != ROOT):
+            return None
+        return await self.announcer.attribute(dataset, name)
+
     # Files
 
-    async def read(self, request: Request) -> bytes:
+    async def read(self, request: Request) -> Payload:
         _, offset, size, *_ = READ.unpack_from(request.body)
         own = self._own.content(request.inode)
         if own is not None:
             return own[offset : offset + size]
         file = self._content.find(request.inode) or self._content.open(await self._tree.locate(request.inode))
-        data = await self._content.read(file, offset, size)
+        with self._recorder.wait(request.pid, request.uid, request.inode, offset, size) as wait:
+            data = await self._content.read(file, offset, size)
+            wait.size = len(data)
         self._status.count_read(len(data))
         return data
 
     # Directories
 
     async def opendir(self, request: Request) -> bytes:
-        listing = await self._tree.open_listing(request.inode)
-        opened = listing if listing is not None else _RootListing(await self._root_names(request.inode))
+        opened = await self._tree.open_listing(request.inode)
         handle = next(self._next_handle)
         self._directories[handle] = opened
         return OPENED.pack(handle, 0, 0)
@@ -191,28 +218,31 @@ class Operations:
         attributes = request.opcode == Opcode.READDIRPLUS
         if isinstance(listing, Listing):
             return await self._list_datapoints(listing, position, room, attributes=attributes)
-        return await self._list_root(listing, position, room, attributes=attributes)
+        return await self._list_entries(listing, position, room, attributes=attributes)
 
     async def releasedir(self, request: Request) -> bytes:
         handle, *_ = RELEASE.unpack_from(request.body)
         del self._directories[handle]
         return b""
 
-    async def _root_names(self, inode: int) -> list[str]:
-        return await self._tree.dataset_names() if inode == ROOT else []
-
-    async def _list_root(self, listing: _RootListing, start: int, room: int, *, attributes: bool) -> bytes:
-        entries = b""
-        for place in range(start, len(listing.names)):
-            name = listing.names[place]
-            found = await self._tree.dataset_attributes(name)
-            if found is None:
-                continue  # it was deleted since the directory was opened
-            entry = self._packer.directory(found, os.fsencode(name), place + 1, attributes=attributes)
-            if len(entries) + len(entry) > room:
+    async def _list_entries(self, listing: Entries, position: int, room: int, *, attributes: bool) -> bytes:
+        parts: list[bytes] = []
+        while True:
+            try:
+                entries = await listing.read(position)
+            except DasfsError:
+                if parts:
+                    break  # what was found goes out first; the kernel asks again and gets the error then
+                raise
+            if not entries:
                 break
-            entries += entry
-        return entries
+            for each in entries:
+                packed = self._packer.listed(each, attributes=attributes)
+                if len(packed) > room:
+                    return b"".join(parts)
+                parts.append(packed)
+                position, room = each.next, room - len(packed)
+        return b"".join(parts)
 
     async def _list_datapoints(self, listing: Listing, position: int, room: int, *, attributes: bool) -> bytes:
         parts: list[bytes] = []

@@ -17,6 +17,7 @@ and its task is cancelled: nobody waits for a store to be rid of a process.
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
@@ -51,7 +52,8 @@ PAUSE: Final = 32
 _READ: Final = int(Opcode.READ)
 _LOOKUP: Final = int(Opcode.LOOKUP)
 
-Waiting = Callable[[Request], Awaitable[bytes]]
+Payload = bytes | memoryview
+Waiting = Callable[[Request], Awaitable[Payload]]
 
 
 class FileSystem(Protocol):
@@ -60,8 +62,8 @@ class FileSystem(Protocol):
     def lookup_now(self, parent: int, name: bytes) -> bytes | None:
         """Return the entry `name` of a directory, or None where that has to wait. Never waits."""
 
-    def read_now(self, inode: int, offset: int, size: int) -> bytes | None:
-        """Return bytes of a file, or None where that has to wait. Never waits."""
+    def read_now(self, inode: int, offset: int, size: int, uid: int, thread: int) -> Payload | None:
+        """Return bytes of a file for a thread of a user, or None where that has to wait. Never waits."""
 
     def handler(self, opcode: int) -> Waiting | None:
         """Return what answers requests of a kind, or None: those are answered with `ENOSYS`, once and for all."""
@@ -85,6 +87,8 @@ class Session:
         self._deadline_s = deadline_s
         self._under_way: dict[int, trio.CancelScope] = {}
         self._loop = trio.CancelScope()
+        # On one core a look only keeps the reader from sending what is looked for.
+        self._may_look = len(os.sched_getaffinity(0)) > 1
         # A request came since the last look in vain: then, and only then, the next may come soon.
         self._awake = False
         self._in_vain = 0
@@ -117,7 +121,7 @@ class Session:
             if not size and size is not None:
                 await trio.lowlevel.wait_readable(self._device.descriptor)
                 turn_ends = clock() + TURN_S
-                self._awake = True
+                self._awake = self._may_look
                 continue
             if size is None:
                 return
@@ -149,11 +153,12 @@ class Session:
         """Answer the request in the buffer if nothing has to be waited for; return whether that is so."""
         begun = time.perf_counter()
         buffer = self._device.buffer
-        length, opcode, unique, inode, *_ = REQUEST.unpack_from(buffer)
+        length, opcode, unique, inode, uid, _, thread, _ = REQUEST.unpack_from(buffer)
+        data: Payload | None
         try:
             if opcode == _READ:
                 _, offset, size, *_ = READ.unpack_from(buffer, BODY)
-                data = self._files.read_now(inode, offset, size)
+                data = self._files.read_now(inode, offset, size, uid, thread)
             elif opcode == _LOOKUP:
                 data = self._files.lookup_now(inode, bytes(buffer[BODY : length - 1]))
             else:
@@ -185,7 +190,8 @@ class Session:
 
     async def _answer(self, request: Request, handler: Waiting, scope: trio.CancelScope) -> None:
         begun = time.perf_counter()
-        payload, number = b"", errno.EINTR  # what stands when the reader is gone meanwhile
+        payload: Payload = b""
+        number = errno.EINTR  # what stands when the reader is gone meanwhile
         try:
             with scope, trio.fail_after(self._deadline_s):
                 payload, number = await handler(request), 0
@@ -198,7 +204,7 @@ class Session:
         self._send(ANSWER.pack(HEAD + len(payload), -number, request.unique), payload)
         self._files.observe(request.opcode, time.perf_counter() - begun, number)
 
-    def _send(self, *parts: bytes) -> None:
+    def _send(self, *parts: Payload) -> None:
         try:
             self._device.send(*parts)
         except OSError as error:

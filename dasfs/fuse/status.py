@@ -13,6 +13,9 @@ from datetime import UTC, datetime
 import dasfs
 from dasfs.cache.blocks import BlockCache
 from dasfs.cache.catalog import Catalog, DatasetState
+from dasfs.fuse.announcements import Announcements
+from dasfs.fuse.rates import Counts, Rates
+from dasfs.fuse.recorder import Recorder
 from dasfs.metrics import RequestCounts
 
 
@@ -46,13 +49,33 @@ class Status:
     blocks: BlockCache
     # Empty for a store that needs no requests.
     store_requests: RequestCounts = field(default_factory=RequestCounts)
+    recorder: Recorder = field(default_factory=Recorder)
+    # The path of the socket where the mount is asked and told things.
+    control: str | None = None
+    announcements: Announcements | None = None
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     reads: int = 0
     bytes_read: int = 0
+    rates: Rates = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rates = Rates(self.counts)
 
     def count_read(self, size: int) -> None:
         self.reads += 1
         self.bytes_read += size
+
+    def counts(self) -> Counts:
+        """Return the counters whose rates are shown."""
+        cache = self.blocks.statistics()
+        return Counts(
+            reads=self.reads,
+            bytes_read=self.bytes_read,
+            hits=cache.hits,
+            misses=cache.misses,
+            bytes_fetched=cache.bytes_fetched,
+            errors=self.recorder.errors,
+        )
 
     def totals(self) -> Totals:
         snapshots = [state.snapshot for state in self.catalog.states]
@@ -68,18 +91,25 @@ class Status:
 
     def render(self) -> bytes:
         """Return the status as JSON, ending in a newline."""
+        lately, access_log = self.rates.lately(), self.recorder.access_log
         document = {
             "dasfs": dasfs.__version__,
             "pid": os.getpid(),
             "store": self.store,
             "mountpoint": self.mountpoint,
             "options": self.options,
+            "control": self.control,
             "started": self.started.isoformat(timespec="seconds"),
             "uptime_s": int((datetime.now(UTC) - self.started).total_seconds()),
             "problem": self.catalog.problem,
             "reads": self.reads,
             "bytes_read": self.bytes_read,
+            "read_errors": self.recorder.errors,
+            "waiting_reads": len(self.recorder.waiting),
+            "last_minute": {"seconds": max(1, round(lately.seconds)), **dataclasses.asdict(lately.counts)},
+            "access_log": None if access_log is None else dataclasses.asdict(access_log.state()),
             "datasets": {state.name: _describe(state) for state in self.catalog.states},
+            "announced": self.announcements.describe() if self.announcements else [],
             "block_cache": dataclasses.asdict(self.blocks.statistics()),
         }
         return json.dumps(document, indent=2).encode() + b"\n"

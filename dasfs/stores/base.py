@@ -69,6 +69,14 @@ class Store(ABC):
         Raises `NotFound` (no such bucket, directory or file), `AccessDenied`, `StoreUnavailable`.
         """
 
+    def clock_skew_s(self) -> float | None:
+        """Return how far this machine's clock is ahead of the store's, in seconds, by the newest answer.
+
+        As exact as a second and the time of a request. None where nobody else's clock counts, and before there was an
+        answer.
+        """
+        return None
+
     @abstractmethod
     def create(self) -> None:
         """Make the place itself where that is ours to make: the directory, the SQLite file. Done twice is fine.

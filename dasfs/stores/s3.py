@@ -52,6 +52,9 @@ class S3Store(Store):
     def check(self) -> None:
         self._list_page(policy=self._check_policy, Prefix=self._bucket.full_prefix(""), MaxKeys=1)
 
+    def clock_skew_s(self) -> float | None:
+        return self._bucket.clock_skew_s()
+
     def create(self) -> None:
         self.check()
 

@@ -8,7 +8,9 @@ import hashlib
 import io
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -86,6 +88,8 @@ class Bucket:
         self.policy = RetryPolicy(options.deadline_s)
         self._prefix = f"{place.prefix}/" if place.prefix else ""
         self.requests = RequestCounts()
+        # What the newest answer said in its Date, and when it came.
+        self._dated: tuple[str, float] | None = None
         with map_errors(self.url):
             self.client = _make_client(options, self.policy)
         self.client.meta.events.register("response-received.s3", self._count)
@@ -152,6 +156,19 @@ class Bucket:
         """Count an answer, or that there was none: botocore calls this after each attempt."""
         status = "none" if response_dict is None else str(response_dict["status_code"])
         self.requests.add(Outcome(event_name.rpartition(".")[2], status))
+        if response_dict is not None and "date" in response_dict["headers"]:
+            self._dated = response_dict["headers"]["date"], time.time()
+
+    def clock_skew_s(self) -> float | None:
+        """Return how far this machine's clock is ahead of the store's, by its newest answer, also a refusal."""
+        if self._dated is None:
+            return None
+        said, came = self._dated
+        try:
+            # A Date has no fraction: on average the store's clock was half a second further.
+            return came - parsedate_to_datetime(said).timestamp() - 0.5
+        except ValueError:
+            return None
 
     def close(self) -> None:
         """Close the idle connections."""

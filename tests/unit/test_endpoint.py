@@ -15,15 +15,19 @@ import pytest
 from dasfs.cli.status_report import fetch
 from dasfs.endpoint import (
     JSON,
+    MAX_BODY,
     MAX_CONNECTIONS,
+    Access,
     Address,
     Answer,
     Endpoint,
+    Peer,
+    Posted,
     open_port,
     open_socket,
     text_answer,
 )
-from dasfs.errors import AlreadyExists, DasfsError, DeadlineExceeded, InvalidInput
+from dasfs.errors import AlreadyExists, DasfsError, DeadlineExceeded, InvalidInput, NotFound
 from tests.mounts import wait_until
 
 TIMEOUT_S = 30.0
@@ -248,3 +252,69 @@ def test_who_answers_something_else_is_no_daemon(tmp_path: Path, content: bytes)
         pytest.raises(DasfsError, match="no daemon"),
     ):
         fetch(path, "/status.json")
+
+
+def post(path: Path, target: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    with closing(http.client.HTTPConnection("localhost", timeout=TIMEOUT_S)) as connection:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(path))
+        connection.request("POST", target, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def receive(posted: Posted) -> Answer:
+    if posted.body == b"wrong":
+        raise InvalidInput("that is wrong", hint="send what is right")
+    if posted.body == b"missing":
+        raise NotFound("that is not there")
+    return text_answer(HTTPStatus.OK, f"{len(posted.body)} {dict(posted.query)} {posted.content_type}")
+
+
+@pytest.fixture
+def taking(tmp_path: Path) -> Iterator[Path]:
+    """The path of a socket that takes what is posted at `/take`."""
+    path = tmp_path / "mount.sock"
+    with closing(open_socket(str(path), respond, Access({"/take": receive}, mode=0o600))):
+        yield path
+
+
+def test_what_is_posted_is_taken(taking: Path) -> None:
+    """A receiver gets body, type and query, and its answer goes back; pages are still there."""
+    assert stat.S_IMODE(taking.stat().st_mode) == 0o600
+    answer = post(taking, "/take?a=1&b=%20&a=2", b"x" * 3_000_000, {"Content-Type": "text/plain"})
+    assert answer == (200, "3000000 {'a': '2', 'b': ' '} text/plain\n")
+    assert fetch(str(taking), "/json") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("target", "body", "headers", "status"),
+    [
+        ("/take", b"wrong", {}, 400),
+        ("/take", b"missing", {}, 404),
+        ("/elsewhere", b"", {}, 404),
+        ("/json", b"", {}, 404),
+        ("/take", b"", {"Content-Length": "-1"}, 400),
+        ("/take", b"", {"Content-Length": str(MAX_BODY + 1)}, 413),
+    ],
+)
+def test_what_can_not_be_taken(taking: Path, target: str, body: bytes, headers: dict[str, str], status: int) -> None:
+    """What a receiver refuses, what nobody takes and what is too long is answered with a code that says so."""
+    assert post(taking, target, body, headers)[0] == status
+
+
+def test_who_is_not_admitted_gets_nothing(tmp_path: Path) -> None:
+    """The process at the other end is told by the kernel, and one that is not admitted gets neither page nor ear."""
+    path = tmp_path / "mount.sock"
+    peers: list[Peer] = []
+
+    def admits(peer: Peer) -> bool:
+        peers.append(peer)
+        return False
+
+    with closing(open_socket(str(path), respond, Access({"/take": receive}, admits))):
+        assert post(path, "/take", b"")[0] == 403
+        with pytest.raises(DasfsError, match="may not ask"):
+            fetch(str(path), "/json")
+    assert {(each.process, each.uid) for each in peers} == {(os.getpid(), os.getuid())}
+    assert all({os.getgid(), *os.getgroups()} <= each.groups for each in peers)

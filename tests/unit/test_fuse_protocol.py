@@ -11,8 +11,8 @@ from dasfs.formats.manifest import RECORD, Codec
 from dasfs.fuse import protocol
 from dasfs.fuse.attributes import Ownership, Packer
 from dasfs.fuse.inodes import Inode
+from dasfs.fuse.nodes import ListedPage
 from dasfs.fuse.protocol import Capability, Capacity, FuseError, Request, TooOld, initialize
-from dasfs.fuse.tree import ListedPage
 from dasfs.names import DatapointNumber
 from tests.kernel import Entry, parse_listing
 

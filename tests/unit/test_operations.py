@@ -7,6 +7,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,6 +62,8 @@ class Raising:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name == "recorder":
+            return SimpleNamespace(on=False)
         return self._know_nothing if name.startswith(("peek", "find", "dataset_of")) else self._fail
 
     def _know_nothing(self, *_: object) -> None:
@@ -217,10 +220,10 @@ def test_what_is_cached_is_read_at_once(store: Store, tmp_path: Path) -> None:
             assert operations.lookup_now(directory, NAME) is None
             inode = await parts.inode("set", NAME.decode())
             assert operations.lookup_now(directory, NAME) is not None
-            assert operations.read_now(inode, 0, 5) is None
+            assert operations.read_now(inode, 0, 5, 0, 1) is None
             assert await parts.read(inode) == b"hello"
-            assert operations.read_now(inode, 1, 3) == b"ell"
-            assert operations.read_now(directory, 0, 5) is None
+            assert operations.read_now(inode, 1, 3, 0, 1) == b"ell"
+            assert operations.read_now(directory, 0, 5, 0, 1) is None
             assert operations.lookup_now(ROOT, b"set") is None
 
     trio.run(main)

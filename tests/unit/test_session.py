@@ -32,7 +32,7 @@ class Files:
             raise ZeroDivisionError
         return b"entry of " + name if parent == NOW else None
 
-    def read_now(self, inode: int, offset: int, size: int) -> bytes | None:
+    def read_now(self, inode: int, offset: int, size: int, uid: int, thread: int) -> bytes | None:
         if inode == DEFECT:
             raise ZeroDivisionError
         return b"%d-%d" % (offset, size) if inode == NOW else None

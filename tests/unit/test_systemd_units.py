@@ -67,7 +67,7 @@ def test_the_mount_is_started_as_documented() -> None:
     given = command.make_context("mount", rest, parent=context).params
     assert given["foreground"]
     assert given["replace"]
-    assert given["options"] == ("allow_other",)
+    assert given["options"] == ("allow_other,control=%t/dasfs-mounts/%i/control.sock",)
     assert (given["cache_dir"], given["refresh"]) == ("%C/dasfs/%i", "5")
     assert (given["store"], given["mountpoint"]) == ("${STORE}", "${MOUNTPOINT}")
 
