@@ -77,6 +77,8 @@ class CacheStatistics:
     hits: int
     misses: int
     bytes_served: int
+    # Of those, what was in the cache when it was asked for: no reader waited for the store.
+    bytes_saved: int
     bytes_fetched: int
     bytes_used: int
     capacity: int
@@ -111,7 +113,7 @@ class BlockCache:
             max_blocks=max(1, options.max_get_size // BLOCK_SIZE),
         )
         self._budget = ByteBudget(options.prefetch_budget)
-        self._hits = self._misses = self._bytes_served = 0
+        self._hits = self._misses = self._bytes_served = self._bytes_waited = 0
 
     def segment(self, dataset_id: str, tar_key: str, segment: Segment) -> CachedSegment:
         """Return the handle to read a segment with. Cheap: some microseconds, and perhaps a point lookup.
@@ -158,6 +160,7 @@ class BlockCache:
         for place in range(0, len(missing), _WAVE_BLOCKS):
             await self._copy_fetched(window, missing[place : place + _WAVE_BLOCKS], deadline)
         self._bytes_served += end - start
+        self._bytes_waited += sum(last - first for first, last in map(window.overlap, missing))
         return bytes(window.out)
 
     async def prefetch(self, segment: CachedSegment, start: int, end: int) -> None:
@@ -199,6 +202,7 @@ class BlockCache:
             hits=self._hits,
             misses=self._misses,
             bytes_served=self._bytes_served,
+            bytes_saved=self._bytes_served - self._bytes_waited,
             bytes_fetched=self._flights.bytes_fetched,
             bytes_used=self._table.used,
             capacity=self._space.limit,
