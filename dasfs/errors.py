@@ -38,6 +38,19 @@ class NotFound(DasfsError, FileNotFoundError):
     errno_value = errno.ENOENT
 
 
+class NoLongerKept(NotFound):
+    """What was there, and was collected: a revision that the log no longer tells of."""
+
+    errno_value = errno.ESTALE
+
+
+class NotReady(DasfsError):
+    """Something is being made that takes longer than anybody should wait; it goes on, and the next try may find it."""
+
+    errno_value = errno.EAGAIN
+    retryable = True
+
+
 class AlreadyExists(DasfsError, FileExistsError):
     """What should be made is there already."""
 

@@ -1,18 +1,20 @@
 """Asking the trio thread something from other threads, without waiting for ever when it is stuck.
 
-**Concurrency:** `LoopQuestion` is made in the trio thread; `ask` is for all other threads, any number at once.
+**Concurrency:** `LoopQuestion` and `LoopCaller` are made in the trio thread; `ask` and `call` are for all other
+threads, any number at once.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 import trio
 
 from dasfs.errors import DasfsError, DeadlineExceeded
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class LoopQuestion(Generic[T]):
@@ -56,3 +58,47 @@ class LoopQuestion(Generic[T]):
             asked.set_result(self._question())
         except Exception as error:  # noqa: BLE001 - it is raised in the threads that asked
             asked.set_exception(error)
+
+
+class LoopCaller:
+    """Runs async functions in the trio thread, as tasks of a nursery, for threads that wait for what they return."""
+
+    def __init__(self, nursery: trio.Nursery, *, timeout_s: float) -> None:
+        self._nursery = nursery
+        self._timeout_s = timeout_s
+        self._token = trio.lowlevel.current_trio_token()
+
+    def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what `function` returns. It is cancelled when that takes longer than the timeout.
+
+        Raises what it raises, `DeadlineExceeded`, and `DasfsError` when the loop has ended.
+        """
+        future: Future[T] = Future()
+
+        async def run() -> None:
+            try:
+                with trio.fail_after(self._timeout_s):
+                    future.set_result(await function(*args, **kwargs))
+            except trio.TooSlowError:
+                future.set_exception(DeadlineExceeded(f"this was not done within {self._timeout_s:g} s"))
+            except Exception as error:  # noqa: BLE001 - it is raised in the thread that called
+                future.set_exception(error)
+            finally:
+                if not future.done():
+                    future.set_exception(DasfsError("the main loop has ended"))
+
+        try:
+            self._token.run_sync_soon(self._begin, run, future)
+            return future.result(self._timeout_s + 1)
+        except trio.RunFinishedError:
+            raise DasfsError("the main loop has ended") from None
+        except TimeoutError as error:
+            if isinstance(error, DasfsError):
+                raise
+            raise DeadlineExceeded(f"the main loop did not answer within {self._timeout_s:g} s") from None
+
+    def _begin(self, run: Callable[[], Awaitable[None]], future: "Future[T]") -> None:
+        try:
+            self._nursery.start_soon(run)
+        except RuntimeError:  # the nursery is closed
+            future.set_exception(DasfsError("the main loop has ended"))

@@ -1,7 +1,7 @@
 """The parts of a mount, put together as `dasfs mount` does, but without a kernel."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +11,17 @@ from dasfs.cache.blocks import BlockCache, BlockCacheOptions, open_block_cache
 from dasfs.cache.catalog import Catalog
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.index import IndexCache
+from dasfs.cache.names_keeper import NamesKeeper
 from dasfs.cache.remote import Remote
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
 from dasfs.dataset.writer import upload
 from dasfs.formats.manifest import RECORD, Manifest, Segment
+from dasfs.fuse.attributes import Ownership
 from dasfs.fuse.content import Content
 from dasfs.fuse.inodes import Inode
 from dasfs.fuse.invalidation import Invalidator
-from dasfs.fuse.operations import Operations, Ownership
+from dasfs.fuse.operations import Operations
 from dasfs.fuse.status import Status
 from dasfs.fuse.tree import Tree
 from dasfs.names import DatarangeId
@@ -81,12 +83,14 @@ async def opened_parts(
             ):
                 remote = Remote(deadline_s=deadline_s)
                 catalog = Catalog(nursery, store, index, remote, refresh_s=refresh_s, only=only)
-                tree = Tree(catalog, index, mounted_at=1_700_000_000, only=only)
+                names = NamesKeeper(nursery, catalog, index, locked.path("names"))
+                tree = Tree(catalog, index, mounted_at=1_700_000_000, only=only, names=names)
                 content = Content(nursery, store, remote, tree, catalog, blocks)
                 status = Status(store.url, "/mnt", {}, catalog, blocks)
                 operations = Operations(tree, content, status, index, Ownership(1, 2, 0o022), deadline_s=deadline_s)
                 invalidator = Invalidator(tree, content, catalog, index)
-                yield Parts(store, index, catalog, tree, content, blocks, invalidator, operations)
+                with closing(names):
+                    yield Parts(store, index, catalog, tree, content, blocks, invalidator, operations)
                 nursery.cancel_scope.cancel()
         finally:
             index.close()

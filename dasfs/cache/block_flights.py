@@ -5,6 +5,7 @@ limit of its own, so that it does not end with its first reader, and does not ou
 store that hangs.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import trio
 
 from dasfs.cache.block_fetch import Fetch, Fetched
 from dasfs.cache.block_local import LocalBlocks
+from dasfs.cache.block_memory import BlockMemory
 from dasfs.cache.block_space import Space
 from dasfs.cache.block_table import ABSENT, BlockTable, CachedSegment, stored_size
 from dasfs.cache.plan import plan_blocks
@@ -40,6 +42,7 @@ class Flights:
         table: BlockTable,
         local: LocalBlocks,
         space: Space,
+        memory: BlockMemory,
         *,
         connections: int,
         timeout_s: float,
@@ -52,6 +55,7 @@ class Flights:
         self._table = table
         self._local = local
         self._space = space
+        self._memory = memory
         self._timeout_s = timeout_s
         self._readers = trio.CapacityLimiter(connections)
         self._prefetchers = trio.CapacityLimiter(max(1, connections // 2))
@@ -101,8 +105,10 @@ class Flights:
     async def _get(self, fetch: Fetch, prefetch: bool) -> None:
         segment = fetch.segment
         size = sum(stored_size(block, segment.length) for block in fetch.blocks)
-        reserved = await self._space.reserve(size)
+        await self._memory.acquire(fetch.size)
+        reserved = False
         try:
+            reserved = await self._space.reserve(size)
             if reserved:
                 fetch.writable = frozenset(block for block in fetch.blocks if segment.states[block] == ABSENT)
                 fetch.file = self._local.writable_file(segment) if fetch.writable else None
@@ -110,17 +116,27 @@ class Flights:
                 raise NoSpace("the block cache has no room to prefetch")
             fetch.generation = segment.generation
             self.fetches += 1
-            result = await trio.to_thread.run_sync(
-                fetch.run,
-                self._store,
-                abandon_on_cancel=True,
-                limiter=self._prefetchers if prefetch else self._readers,
-            )
+            limiter = self._prefetchers if prefetch else self._readers
+            token = trio.lowlevel.current_trio_token()
+            result = await trio.to_thread.run_sync(self._run, fetch, token, abandon_on_cancel=True, limiter=limiter)
             self._record(fetch, result)
             fetch.result = result
         finally:
             if reserved:
                 self._space.release(size)
+            if not fetch.started:
+                self._memory.release(fetch.size)
+        if not result.bad:
+            self._memory.keep(fetch)
+
+    def _run(self, fetch: Fetch, token: trio.lowlevel.TrioToken) -> Fetched:
+        """Do a GET in a thread. Also when nobody waits for it any more, its memory counts until it ends."""
+        fetch.started = True
+        try:
+            return fetch.run(self._store)
+        finally:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._memory.release, fetch.size)
 
     def _record(self, fetch: Fetch, result: Fetched) -> None:
         segment = fetch.segment

@@ -65,6 +65,7 @@ class CachedSegment:
         "length",
         "name",
         "offset",
+        "recent",
         "states",
         "tar_key",
         "touched",
@@ -87,6 +88,8 @@ class CachedSegment:
         # recorded.
         self.generation = 0
         self.in_flight: dict[int, Fetch] = {}
+        # Blocks that a GET brought lately, still in memory: see `BlockMemory`.
+        self.recent: dict[int, Fetch] = {}
         self.touched = -1
 
     def crc(self, block: int) -> int:

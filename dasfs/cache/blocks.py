@@ -24,13 +24,14 @@ from typing import Final
 
 import trio
 
-from dasfs.cache.block_fetch import ByteBudget, Fetch
+from dasfs.cache.block_fetch import Fetch
 from dasfs.cache.block_files import segment_name
 from dasfs.cache.block_flights import Flights
 from dasfs.cache.block_local import LocalBlocks
+from dasfs.cache.block_memory import BlockMemory, ByteBudget
 from dasfs.cache.block_space import Space
 from dasfs.cache.block_storage import BlockStorage
-from dasfs.cache.block_table import ABSENT, CachedSegment
+from dasfs.cache.block_table import ABSENT, PRESENT, VERIFIED, CachedSegment
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.plan import BLOCK_SIZE, block_length, block_span, even_share, plan_blocks
 from dasfs.errors import DasfsError, DeadlineExceeded, InvalidInput, NoSpace
@@ -41,6 +42,8 @@ __all__ = ["BlockCache", "BlockCacheOptions", "CacheStatistics", "CachedSegment"
 
 log = logging.getLogger(__name__)
 
+# Bytes that nobody changes any more.
+Data = bytes | memoryview
 # A read fetches so much at once: buffers are bounded also when somebody asks for gigabytes.
 _WAVE_BLOCKS: Final = 32 * MIB // BLOCK_SIZE
 # Times of use are worth less than blocks: they are saved every twelfth time.
@@ -55,7 +58,11 @@ class BlockCacheOptions:
     # Eight of them in parallel carry three times what one does; larger ones make the first reader wait
     # longer.
     max_get_size: int = 8 * MIB
-    prefetch_budget: int = 64 * MIB
+    # What GETs may hold in memory: those under way, and as long as there is room, those that came lately. Half of it is
+    # for prefetching, so that readers find room.
+    memory: int = 128 * MIB
+    # Whether what came lately is read from there.
+    keep_recent: bool = True
     # A GET that has not come by then is given up. The store's own deadline should be no longer.
     get_timeout_s: float = 60.0
     # GETs at once for readers; prefetching has half as many of its own.
@@ -102,17 +109,19 @@ class BlockCache:
         self._options = options
         self._space = Space(storage.table, storage.files, options.capacity, recovering=not storage.clean)
         self._local = LocalBlocks(storage.table, storage.files, self._space, always=options.check_always)
+        self._memory = BlockMemory(options.memory, keep=options.keep_recent)
         self._flights = Flights(
             nursery,
             store,
             storage.table,
             self._local,
             self._space,
+            self._memory,
             connections=options.connections,
             timeout_s=options.get_timeout_s,
             max_blocks=max(1, options.max_get_size // BLOCK_SIZE),
         )
-        self._budget = ByteBudget(options.prefetch_budget)
+        self._prefetching = ByteBudget(options.memory // 2)
         self._hits = self._misses = self._bytes_served = self._bytes_waited = 0
 
     def segment(self, dataset_id: str, tar_key: str, segment: Segment) -> CachedSegment:
@@ -127,10 +136,11 @@ class BlockCache:
         if cached.block_crcs is not segment.block_crcs:
             if cached.block_crcs not in (b"", segment.block_crcs):
                 self._table.distrust(cached)
+                self._memory.forget(cached)
             cached.block_crcs = segment.block_crcs
         return cached
 
-    def read_cached(self, segment: CachedSegment, start: int, end: int) -> bytes | None:
+    def read_cached(self, segment: CachedSegment, start: int, end: int) -> Data | None:
         """Return the bytes `[start, end)` of a segment if all of them are in the cache and right, else None.
 
         Waits for nothing but the local disk: 5 µs for 64 KiB that the kernel has in memory.
@@ -138,13 +148,15 @@ class BlockCache:
         if not 0 <= start < end <= segment.length:
             _check_range(segment, start, end)
             return b""
-        data = self._local.read(segment, start, end)
+        data: Data | None = self._memory.find(segment, start, end)
+        if data is None:
+            data = self._local.read(segment, start, end)
         if data is not None:
             self._hits += 1
             self._bytes_served += end - start
         return data
 
-    async def read(self, segment: CachedSegment, start: int, end: int, deadline: float) -> bytes:
+    async def read(self, segment: CachedSegment, start: int, end: int, deadline: float) -> Data:
         """Return the bytes `[start, end)` of a segment, from the cache or the store.
 
         `deadline` is on trio's clock. Raises `DeadlineExceeded` then, `NotFound` when the object is gone
@@ -161,14 +173,14 @@ class BlockCache:
             await self._copy_fetched(window, missing[place : place + _WAVE_BLOCKS], deadline)
         self._bytes_served += end - start
         self._bytes_waited += sum(last - first for first, last in map(window.overlap, missing))
-        return bytes(window.out)
+        return memoryview(window.out)
 
-    async def prefetch(self, segment: CachedSegment, start: int, end: int) -> None:
+    async def prefetch(self, segment: CachedSegment, start: int, end: int) -> int:
         """Fetch what is missing of `[start, end)`, in parallel, within the budget; return when it is there.
 
-        What can't be had is left, without an error. Takes no more than half of the cache, so that it does
-        not push out what it brought. When cancelled it begins no more GETs; those in flight end by
-        themselves.
+        Returns how many bytes its own GETs brought. What can't be had is left, without an error. Takes no more than
+        half of the cache, so that it does not push out what it brought. When cancelled it begins no more GETs; those in
+        flight end by themselves.
         """
         half = self._space.limit // 2 // BLOCK_SIZE * BLOCK_SIZE
         end = min(end, segment.length, start + half)
@@ -176,7 +188,7 @@ class BlockCache:
         missing = self._missing(segment, block_span(start, end))
         for stretch in plan_blocks(missing, even_share(len(missing), self._flights.max_blocks)):
             size = len(stretch) * BLOCK_SIZE
-            await self._budget.acquire(size)
+            await self._prefetching.acquire(size)
             # Others may have begun some of it while this waited for the budget.
             fetches = self._flights.begin(segment, self._missing(segment, stretch), prefetch=True)
             self._nursery.start_soon(self._release_after, fetches, size)
@@ -185,6 +197,19 @@ class BlockCache:
             await fetch.done.wait()
             if fetch.error is not None:
                 log.debug("prefetching from %s failed: %s", fetch.tar_key, fetch.error)
+        return sum(fetch.size for fetch in begun if fetch.error is None)
+
+    def touch(self, segment: CachedSegment, start: int, end: int) -> int:
+        """Count what is here of `[start, end)` as used now; return the bytes of its blocks that are not here."""
+        missing, tick = 0, self._table.tick
+        for block in block_span(start, end):
+            if segment.states[block] in (PRESENT, VERIFIED):
+                segment.last_used[block] = tick
+            else:
+                missing += block_length(block, segment.length)
+        if segment.touched != tick:
+            self._table.touch(segment)
+        return missing
 
     async def drop(self, dataset_id: str, segment: Segment) -> None:
         """Forget a segment that no dataset needs any more, and free its space. A reader fetches it again."""
@@ -252,7 +277,7 @@ class BlockCache:
     async def _release_after(self, fetches: list[Fetch], size: int) -> None:
         for fetch in fetches:
             await fetch.done.wait()
-        self._budget.release(size)
+        self._prefetching.release(size)
 
     async def run(self) -> None:
         """Do what has to be done in the background, until cancelled."""

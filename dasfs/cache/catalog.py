@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import trio
 
@@ -28,6 +28,9 @@ from dasfs.names import DatarangeId, check_dataset_name
 from dasfs.stores.base import Store
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # A view costs a few hundred bytes and 4 bytes for each 256 KiB of its TAR object.
 MAX_VIEWS = 4096
@@ -62,11 +65,15 @@ Listener = Callable[[Snapshot, Snapshot], Awaitable[Update]]
 class DatasetState:
     """What is known of one dataset.
 
-    `used` is trio's clock; `problem` is why it could not be refreshed, and `refreshed_at` when it last was.
+    `idle`: nobody used it for long, so that it is not kept fresh. `asked`: somebody did since `used`, which is on
+    trio's clock; looking at that at each lookup of a file would cost a tenth of it. `problem` is why it could not be
+    refreshed, and `refreshed_at` when it last was.
     """
 
     snapshot: Snapshot
     used: float
+    idle: bool = False
+    asked: bool = False
     refreshed_at: datetime | None = None
     problem: str | None = None
 
@@ -154,7 +161,7 @@ class Catalog:
             if now - self._absent.get(name, float("-inf")) < min(self._refresh_s, ABSENT_S):
                 return None
             return await self.refresh_now(name)
-        state.used = now
+        state.used, state.idle = now, False
         if self.problem is None:
             with trio.move_on_after(PATIENCE_S):
                 await self._flights.run(("dataset", name), lambda: self._refresh(name))
@@ -163,12 +170,9 @@ class Catalog:
     def fresh(self, name: str) -> DatasetState | None:
         """Return a dataset's state if it can be had without waiting: somebody used it lately."""
         state = self._states.get(name)
-        if state is None:
+        if state is None or state.idle:
             return None
-        now = trio.current_time()
-        if now - state.used > IDLE_AFTER_S:
-            return None
-        state.used = now
+        state.asked = True
         return state
 
     def is_newest(self, snapshot: Snapshot) -> bool:
@@ -181,13 +185,20 @@ class Catalog:
         await self._flights.run(("dataset", name), lambda: self._refresh(name))
         return self._states.get(name)
 
+    async def ask(self, function: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `function(store, ...)`, run in a thread. Raises what it raises, or `DeadlineExceeded`."""
+        return await self._remote.call(function, self._store, *args, **kwargs)
+
     async def run(self) -> None:
         """Refresh the datasets in use every `refresh_s`, until cancelled."""
         while True:
             await trio.sleep(self._refresh_s)
-            recent = trio.current_time() - IDLE_AFTER_S
+            now = trio.current_time()
             for state in self.states:
-                if state.used >= recent:
+                if state.asked:
+                    state.used, state.asked = now, False
+                state.idle = now - state.used > IDLE_AFTER_S
+                if not state.idle:
                     try:
                         await self.refresh_now(state.name)
                     except DasfsError as error:
@@ -304,7 +315,7 @@ class Catalog:
             return None
         if snapshot is None:
             return None
-        state = self._states[name] = DatasetState(snapshot, used=float("-inf"))
+        state = self._states[name] = DatasetState(snapshot, used=float("-inf"), idle=True)
         return state
 
     async def _change(self, before: Snapshot, after: Snapshot) -> None:

@@ -8,6 +8,7 @@ lookup costs 3 µs, a page that is not in memory 0.1 ms. `save_*` and `drop_*` r
 time, on a second connection. A crash loses at most what was being saved.
 """
 
+import contextlib
 import json
 import threading
 from collections import OrderedDict
@@ -199,6 +200,32 @@ class IndexCache:
             return names[place % PAGE_RECORDS]
         except (LookupError, TypeError, ValueError, zstandard.ZstdError) as error:
             raise self._damaged() from error
+
+    def iter_names(self, view: ManifestView) -> Iterator[tuple[list[str | None], list[str]]]:
+        """Yield original names and extensions of a manifest's datapoints, as `original_name` gives them, page by page.
+
+        In any thread, on a connection of its own. Raises what `page` raises.
+        """
+        with translated(self._path), contextlib.closing(connect(self._path)) as connection:
+            for number in range(-(-view.count // PAGE_RECORDS)):
+                page_id = (view.manifest_id << 32) + number
+                if view.generation != self._generation:
+                    raise NotFound("the index cache was built anew")
+                records = connection.execute(sql.LOAD_RECORDS, (page_id,)).fetchone()
+                if records is None:
+                    raise NotFound("the manifest was dropped from the index cache")
+                try:
+                    fields = RECORD.iter_unpack(unpack_page(records[0]))
+                    extensions = [view.extensions[extension] for _, _, _, _, _, extension, _ in fields]
+                    names: list[str | None] = [None] * len(extensions)
+                    row = connection.execute(sql.LOAD_NAMES, (page_id,)).fetchone() if view.named else None
+                    if row is not None:
+                        names = json.loads(zstandard.decompress(row[0]))
+                except (LookupError, TypeError, ValueError, zstandard.ZstdError) as error:
+                    raise self._damaged() from error
+                if len(names) != len(extensions):
+                    raise self._damaged()
+                yield names, extensions
 
     def _damaged(self) -> Corrupt:
         return Corrupt(f"the cache database {self._path} is damaged")

@@ -1,10 +1,11 @@
-"""Asking a store what a dataset is now. Every call blocks: they run in threads.
+"""Asking a store what a dataset is now, or was. Every call blocks: they run in threads.
 
 **Concurrency:** nothing here has a state.
 """
 
 from dasfs.dataset.dataset import Dataset
-from dasfs.dataset.model import Datarange, Snapshot
+from dasfs.dataset.history import History
+from dasfs.dataset.model import Datarange, Operation, Snapshot, join_spans
 from dasfs.errors import Corrupt, NotFound, ObjectChanged
 from dasfs.formats.manifest import Manifest
 from dasfs.stores.base import Store
@@ -40,3 +41,25 @@ def is_same(before: Snapshot, after: Snapshot) -> bool:
     if (before.dataset_id, before.revision, before.commit_id) != (after.dataset_id, after.revision, after.commit_id):
         return False
     return after.revision > 0 or before.dataranges == after.dataranges
+
+
+def read_past(store: Store, name: str, revision: int) -> Snapshot:
+    """Return a dataset's snapshot at a revision, which may be that of a deletion. Raises as `History.at` does."""
+    return History(store, name).at(revision)
+
+
+def read_removed(store: Store, name: str, after: int, last: int) -> list[tuple[int, int]] | None:
+    """Return the spans of numbers whose datapoints the revisions after `after`, up to `last`, took away, ascending.
+
+    Aggregation takes none away. None where the log no longer tells.
+    """
+    spans: list[tuple[int, int]] = []
+    for commit in History(store, name).commits(after):
+        if commit.revision > last:
+            break
+        if commit.revision != after + 1:
+            return None
+        after = commit.revision
+        if commit.operation is not Operation.AGGREGATE:
+            spans += [(each.first, each.last) for each in commit.remove]
+    return join_spans(spans) if after == last else None

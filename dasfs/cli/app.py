@@ -33,6 +33,9 @@ COMMANDS: Final[Mapping[str, LazyCommand]] = {
     "get": LazyCommand("dasfs.cli.get", "Copy datapoints to a directory or into a TAR file."),
     "cat": LazyCommand("dasfs.cli.get", "Write one datapoint to standard output."),
     "mount": LazyCommand("dasfs.cli.mount", "Show the datasets of a store as plain directories."),
+    "prefetch": LazyCommand(
+        "dasfs.cli.prefetch", "Fetch what will be read into the cache of a mount, ahead of readers."
+    ),
     "umount": LazyCommand("dasfs.cli.mount", "Take a mount away."),
     "datarange": LazyCommand("dasfs.cli.datarange", "List, upload, download and delete dataranges."),
     "aggregate": LazyCommand("dasfs.cli.aggregate", "Join neighbouring small dataranges into large ones."),

@@ -14,10 +14,13 @@ from dasfs.cli.common import parse_size
 from dasfs.config import MountConfig
 from dasfs.endpoint import Address
 from dasfs.errors import InvalidInput
+from dasfs.fuse.attributes import Ownership
 from dasfs.fuse.mount import MountOptions
-from dasfs.fuse.operations import Ownership
 
 DEFAULT_CACHE_SIZE: Final = "20GiB"
+DEFAULT_MEMORY: Final = "256MiB"
+# Room for a few GETs of 8 MiB at once.
+MIN_MEMORY: Final = 32 << 20
 DEFAULT_REFRESH_S: Final = 10.0
 # Below any kernel's fs.fuse.max_request_timeout that makes sense, and longer than a store's usual hiccup.
 DEFAULT_DEADLINE_S: Final = 30.0
@@ -25,7 +28,7 @@ DEFAULT_DEADLINE_S: Final = 30.0
 _OWN: Final = frozenset(
     (
         *("uid", "gid", "umask", "allow_other", "cache-size", "cache-dir", "refresh", "deadline", "dataset"),
-        *("metrics", "ro", "verify", "control", "access-log"),
+        *("memory", "metrics", "ro", "verify", "control", "access-log"),
     )
 )
 _FLAGS: Final = frozenset({"allow_other", "ro"})
@@ -77,6 +80,7 @@ def build_options(mountpoint: str, options: dict[str, str], config: MountConfig,
         dataset=options.get("dataset"),
         replace=replace,
         metrics=Address.parse(options["metrics"]) if "metrics" in options else None,
+        memory=_memory(options.get("memory", DEFAULT_MEMORY)),
         access_log=_file(options, "access-log"),
         control=os.path.abspath(options["control"]) if options.get("control") else None,
         verify_always=_verify(options.get("verify", "once")),
@@ -114,6 +118,13 @@ def _identity(options: dict[str, str], name: str, default: int) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) >= 2**32 - 1:
         raise InvalidInput(f"{text!r} can't be {name}", hint="give a number")
     return int(text)
+
+
+def _memory(text: str) -> int:
+    memory = parse_size(text)
+    if memory < MIN_MEMORY:
+        raise InvalidInput(f"{text!r} can't be memory", hint=f"give at least {MIN_MEMORY >> 20}MiB")
+    return memory
 
 
 def _verify(text: str) -> bool:

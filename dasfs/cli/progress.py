@@ -45,6 +45,11 @@ class Meter:
             self._done, self._total = 0, total
         self._draw()
 
+    def rename(self, title: str) -> None:
+        """Say something else before the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=title)
+
     def line(self, message: str) -> None:
         """Say something where there is no bar that says it."""
         if self._bar is None:

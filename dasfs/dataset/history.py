@@ -16,7 +16,7 @@ from typing import Final
 
 from dasfs.dataset.codec import decode_checkpoint, decode_commit, encode_checkpoint
 from dasfs.dataset.model import Commit, Snapshot, apply, nothing
-from dasfs.errors import Corrupt, DasfsError, NotFound, StoreUnavailable, Unsupported
+from dasfs.errors import Corrupt, DasfsError, NoLongerKept, NotFound, StoreUnavailable, Unsupported
 from dasfs.names import DatasetKeys, Revision, check_dataset_name
 from dasfs.stores.base import Store
 
@@ -64,7 +64,7 @@ class History:
     def at(self, revision: int) -> Snapshot:
         """Return the snapshot at `revision`, which may be that of a deletion.
 
-        Raises `NotFound` for a revision that is not there yet, and for one whose commits were collected.
+        Raises `NotFound` for a revision that is not there yet, and `NoLongerKept` for one whose commits were collected.
         """
         checkpoints = self.list_checkpoints()
         snapshot = self._load_checkpoint([each for each in checkpoints if each <= revision])
@@ -75,7 +75,7 @@ class History:
             raise NotFound(f"{self.dataset} has no revision {revision}; the newest is {newest}")
         wanted = [each for each in listed if each <= revision]
         if len(wanted) != revision - snapshot.revision:
-            raise NotFound(
+            raise NoLongerKept(
                 f"revision {revision} of {self.dataset} is no longer kept",
                 hint=f"the oldest commit that is left is {listed[0]}" if listed else None,
             )

@@ -96,6 +96,11 @@ class Snapshot:
     # A deleted dataset keeps its log, so that neither a revision nor a counter is ever used again.
     deleted: bool = False
     commit_id: str = ""
+    # The first number of each datarange, so that finding one calls no function for each step.
+    _firsts: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_firsts", tuple(datarange.id.first for datarange in self.dataranges))
 
     @property
     def count(self) -> int:
@@ -112,10 +117,13 @@ class Snapshot:
 
     def find(self, number: int) -> Datarange | None:
         """Return the datarange that holds `number`, or None in a gap."""
-        place = bisect.bisect_right(self.dataranges, number, key=_first) - 1
-        if place < 0 or self.dataranges[place].last < number:
-            return None
-        return self.dataranges[place]
+        place = self.place(number)
+        return None if place is None else self.dataranges[place]
+
+    def place(self, number: int) -> int | None:
+        """Return which of `dataranges` holds `number`, or None in a gap."""
+        place = bisect.bisect_right(self._firsts, number) - 1
+        return None if place < 0 or self.dataranges[place].id.last < number else place
 
     def holds(self, wanted: DatarangeId) -> bool:
         """Return whether exactly this datarange is live."""
@@ -125,7 +133,7 @@ class Snapshot:
     def overlapping(self, first: int, last: int) -> tuple[Datarange, ...]:
         """Return the dataranges that hold any number of `first..last`, ascending."""
         start = bisect.bisect_left(self.dataranges, first, key=_last)
-        end = bisect.bisect_right(self.dataranges, last, key=_first)
+        end = bisect.bisect_right(self._firsts, last)
         return self.dataranges[start:end]
 
 

@@ -10,7 +10,7 @@ import struct
 import sys
 from array import array
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from dasfs.formats.compression import MAX_COMPRESSIBLE, Codec
 from dasfs.formats.tar import BLOCK_SIZE, END_OF_ARCHIVE
@@ -25,9 +25,8 @@ _CODEC_AT: Final = 38
 _RESERVED_AT: Final = 39
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What the manifest says about one datapoint. Sizes and offsets are in bytes."""
+class Record(NamedTuple):
+    """What the manifest says about one datapoint. Sizes and offsets are in bytes. A tuple: made at each lookup."""
 
     content_offset: int
     stored_size: int

@@ -1,7 +1,7 @@
-"""The bytes of open datapoints: from the block cache, from the store on a miss, decoded if compressed.
+"""The bytes of datapoints: from the block cache, from the store on a miss, decoded if compressed.
 
 Every byte that leaves here was checked: blocks against their CRC-32 by the block cache, decoded datapoints
-against the CRC-32 of their true bytes. A file stays readable while its dataset goes on: when aggregation has
+against the CRC-32 of their true bytes. An open file stays readable while its dataset goes on: when aggregation has
 replaced the object under it, reading goes on in the new one.
 
 **Concurrency:** one trio thread. `read_cached` never waits and is the hot path; `read` waits for the store,
@@ -11,6 +11,7 @@ and its caller bounds the wait. Reading ahead happens in tasks of the mount's nu
 import logging
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -18,7 +19,7 @@ from typing import Final
 import trio
 from isal import isal_zlib
 
-from dasfs.cache.blocks import BlockCache, CachedSegment
+from dasfs.cache.blocks import BlockCache, CachedSegment, Data
 from dasfs.cache.catalog import Catalog
 from dasfs.cache.index import ManifestView
 from dasfs.cache.remote import Remote, SingleFlight
@@ -33,10 +34,12 @@ from dasfs.stores.base import Store
 
 log = logging.getLogger(__name__)
 
-# Whole datapoints that are kept for their next read: two of the largest that are ever compressed (64 MiB).
-WHOLE_MEMORY: Final = 128 << 20
+# Whole datapoints that are kept for their next read: one of the largest that are ever compressed.
+WHOLE_MEMORY: Final = MAX_COMPRESSIBLE
 # Above this size decoding is worth a thread: zstd decodes it in about 0.2 ms, a hop costs 0.05 ms.
 DECODE_INLINE: Final = 128 << 10
+# Files at hand: those that so many readers read at the same time, and more.
+MAX_FILES: Final = 4096
 # Dataranges whose segments are at hand without asking the block cache.
 MAX_PIECES_OF: Final = 1024
 
@@ -51,15 +54,23 @@ class Piece:
 
 
 class OpenFile:
-    """An open datapoint. `base` is where its datarange starts in the `layout` of its snapshot."""
+    """A datapoint that is read. Its stored bytes are `[start, end)` of its TAR object.
 
-    __slots__ = ("base", "layout", "located", "pieces")
+    `base` is where its datarange starts in the `layout` of its snapshot; `ahead` follows the readers of its dataset.
+    """
 
-    def __init__(self, located: Located, pieces: tuple[Piece, ...], layout: "Layout") -> None:
+    __slots__ = ("ahead", "base", "end", "is_plain", "layout", "located", "pieces", "start")
+
+    def __init__(self, located: Located, pieces: tuple[Piece, ...], layout: "Layout", ahead: ReadAhead) -> None:
+        record = located.record
         self.located = located
         self.pieces = pieces
         self.layout = layout
+        self.ahead = ahead
         self.base = layout.base(located.datarange)
+        self.is_plain = record.codec is Codec.NONE
+        self.start = record.content_offset
+        self.end = record.content_offset + record.stored_size
 
 
 class Layout:
@@ -74,7 +85,8 @@ class Layout:
         return self.starts[-1]
 
     def base(self, datarange: Datarange) -> int:
-        place = bisect_right(self.snapshot.dataranges, datarange.first, key=lambda each: each.first) - 1
+        place = self.snapshot.place(datarange.id.first)
+        assert place is not None
         return self.starts[place]
 
     def stretches(self, start: int, end: int) -> list[tuple[Datarange, int, int]]:
@@ -120,7 +132,15 @@ class Content:
     """Opens and reads the datapoints of one mount."""
 
     def __init__(
-        self, nursery: trio.Nursery, store: Store, remote: Remote, tree: Tree, catalog: Catalog, blocks: BlockCache
+        self,
+        nursery: trio.Nursery,
+        store: Store,
+        remote: Remote,
+        tree: Tree,
+        catalog: Catalog,
+        blocks: BlockCache,
+        *,
+        memory: int = WHOLE_MEMORY,
     ) -> None:
         self._nursery = nursery
         self._store = store
@@ -130,55 +150,57 @@ class Content:
         self._blocks = blocks
         self._layouts: dict[str, Layout] = {}
         self._ahead: dict[str, ReadAhead] = {}
-        self._whole = WholeDatapoints(WHOLE_MEMORY)
+        self._whole = WholeDatapoints(memory)
         self._pieces_of: OrderedDict[tuple[str, DatarangeId], tuple[Piece, ...]] = OrderedDict()
         self._flights: SingleFlight[Inode] = SingleFlight(nursery)
-        self._opened: dict[Inode, list[OpenFile]] = {}
+        self._files: dict[int, OpenFile] = {}
+        # Is told of each datapoint that somebody begins to read: its dataset and number.
+        self.note: Callable[[str, int], None] | None = None
+
+    def find(self, inode: int) -> OpenFile | None:
+        """Return a datapoint that was read lately. It is never outdated: an inode stands for one content."""
+        return self._files.get(inode)
 
     def open(self, located: Located) -> OpenFile:
-        """Return an open file for a datapoint. Reads nothing. Close it."""
-        file = self._make_file(located)
-        self._opened.setdefault(located.inode, []).append(file)
+        """Return a datapoint to read from, and keep it for `find`. Reads nothing."""
+        if len(self._files) >= MAX_FILES:
+            self._files.clear()  # a few µs for each that is still read; keeping an order costs that at every read
+        file = self._files[located.inode] = self._make_file(located)
         return file
-
-    def close(self, file: OpenFile) -> None:
-        files = self._opened[file.located.inode]
-        files.remove(file)
-        if not files:
-            del self._opened[file.located.inode]
-
-    def opened(self, inode: int) -> Located | None:
-        """Return the datapoint that somebody has open as `inode`, though it may be deleted meanwhile; else None."""
-        files = self._opened.get(Inode(inode))
-        return files[0].located if files else None
 
     def _make_file(self, located: Located) -> OpenFile:
         layout = self._layouts.get(located.snapshot.dataset)
         if layout is None or layout.snapshot is not located.snapshot:
             layout = self._layouts[located.snapshot.dataset] = Layout(located.snapshot)
-        record = located.record
+        dataset, record = located.snapshot.dataset, located.record
         start, end = record.content_offset, record.content_offset + record.stored_size
-        return OpenFile(located, self._pieces(located.snapshot, located.view, start, end), layout)
+        ahead = self._ahead.get(dataset)
+        if ahead is None:
+            ahead = self._ahead[dataset] = ReadAhead()
+        return OpenFile(located, self._pieces(located.snapshot, located.view, start, end), layout, ahead)
 
-    def read_cached(self, file: OpenFile, offset: int, size: int) -> bytes | None:
+    def read_cached(self, file: OpenFile, offset: int, size: int) -> Data | None:
         """Return `size` bytes from `offset` (fewer at the end), or None where that needs waiting."""
-        record = file.located.record
-        if record.codec is not Codec.NONE:
+        if offset == 0 and self.note is not None:
+            self.note(file.located.snapshot.dataset, file.located.number)
+        if not file.is_plain:
             if offset == 0:
-                self._read_ahead(file, record.content_offset, record.content_offset + record.stored_size)
+                self._read_ahead(file, file.start, file.end)
             data = self._whole.get(file.located.inode)
             return None if data is None else data[offset : offset + size]
-        start = record.content_offset + offset
-        end = min(start + size, record.content_offset + record.true_size)
-        if start >= end:
-            return b""
+        start = file.start + offset
+        end = start + size
+        if end > file.end:
+            end = file.end
+            if start >= end:
+                return b""
         self._read_ahead(file, start, end)
         piece = file.pieces[0]
         if end <= piece.end:
             return self._blocks.read_cached(piece.segment, start - piece.start, end - piece.start)
         return None
 
-    async def read(self, file: OpenFile, offset: int, size: int) -> bytes:
+    async def read(self, file: OpenFile, offset: int, size: int) -> Data:
         """Return `size` bytes from `offset` (fewer at the end), from the store where they are not cached.
 
         Raises `Corrupt`, `StoreUnavailable`, and `ObjectChanged` when the datapoint is not what it was at
@@ -197,7 +219,7 @@ class Content:
         """Drop what is kept of a datapoint that was deleted."""
         self._whole.forget(inode)
 
-    async def _read(self, file: OpenFile, offset: int, size: int) -> bytes:
+    async def _read(self, file: OpenFile, offset: int, size: int) -> Data:
         record, inode = file.located.record, file.located.inode
         if record.codec is Codec.NONE and inode not in self._whole:
             start = record.content_offset + offset
@@ -212,7 +234,7 @@ class Content:
             await self._flights.run(inode, lambda: self._load_whole(file))
         return data[offset : offset + size]
 
-    async def _read_tar(self, file: OpenFile, start: int, end: int) -> bytes:
+    async def _read_tar(self, file: OpenFile, start: int, end: int) -> Data:
         parts = []
         for piece in file.pieces:
             first, last = max(start, piece.start), min(end, piece.end)
@@ -236,7 +258,7 @@ class Content:
             raise Corrupt(f"{file.located.snapshot.dataset} {name} is not what was stored")
         self._whole.put(file.located.inode, data)
 
-    async def _read_stored(self, file: OpenFile) -> bytes:
+    async def _read_stored(self, file: OpenFile) -> Data:
         """Return a datapoint's stored bytes; straight from the store where a block that it shares is damaged.
 
         Those are not checked yet.
@@ -255,8 +277,10 @@ class Content:
         before = file.located
         await self._catalog.refresh_now(before.snapshot.dataset)
         try:
-            located = await self._tree.locate(before.inode)
+            located = await self._tree.locate(before.inode) if self._tree.is_current(before.inode) else None
         except NotFound:
+            located = None
+        if located is None:
             raise ObjectChanged(f"{before.name} of {before.snapshot.dataset} was deleted") from error
         same = (before.record.crc32, before.record.true_size) == (
             located.record.crc32,
@@ -271,6 +295,7 @@ class Content:
         self._pieces_of.pop((located.snapshot.dataset_id, located.datarange.id), None)
         moved = self._make_file(located)
         file.located, file.pieces, file.layout, file.base = located, moved.pieces, moved.layout, moved.base
+        file.start, file.end = moved.start, moved.end
 
     def _pieces(self, snapshot: Snapshot, view: ManifestView, start: int, end: int) -> tuple[Piece, ...]:
         """Return the pieces of a TAR object that hold `[start, end)`."""
@@ -295,17 +320,14 @@ class Content:
 
     def _read_ahead(self, file: OpenFile, start: int, end: int) -> None:
         """Take note of a read of `[start, end)` in its TAR object, and begin to fetch what that makes worth it."""
-        dataset, record, layout, base = file.located.snapshot.dataset, file.located.record, file.layout, file.base
-        ahead = self._ahead.get(dataset)
-        if ahead is None:
-            ahead = self._ahead[dataset] = ReadAhead()
-        first = base + record.content_offset
-        stretch = ahead.note(base + start, base + end, first, first + record.stored_size)
+        ahead, base = file.ahead, file.base
+        stretch = ahead.note(base + start, base + end, base + file.start, base + file.end)
         if stretch is not None:
-            self._nursery.start_soon(self._fetch_ahead, layout, *stretch)
-        stretch = ahead.fill(layout.total, self._blocks.capacity)
-        if stretch is not None:
-            self._nursery.start_soon(self._fetch_ahead, layout, *stretch)
+            self._nursery.start_soon(self._fetch_ahead, file.layout, *stretch)
+        if ahead.fill_due:
+            stretch = ahead.fill(file.layout.total, self._blocks.capacity)
+            if stretch is not None:
+                self._nursery.start_soon(self._fetch_ahead, file.layout, *stretch)
 
     async def _fetch_ahead(self, layout: Layout, start: int, end: int) -> None:
         try:

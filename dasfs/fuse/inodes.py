@@ -1,6 +1,6 @@
 """Inode numbers, computed from what they stand for, so that nothing has to be remembered or forgotten.
 
-The upper 16 bits are a slot, the lower 48 a number. Slot 0 holds the root, `.dasfs` and the datasets'
+The upper 16 bits are a slot, the lower 48 a number. Slot 0 holds the root, `.dasfs` with its files, and the datasets'
 directories. A higher slot holds 2^48 consecutive datapoint numbers of one dataset; slots are given out when
 they are first used, and a dataset whose numbers stay below 2^48 needs one.
 
@@ -23,16 +23,14 @@ Inode = NewType("Inode", int)
 
 ROOT: Final = Inode(1)  # FUSE's own constant
 CONTROL_DIRECTORY: Final = Inode(2)
-STATUS_FILE: Final = Inode(3)
-METRICS_FILE: Final = Inode(4)
-TOP_FILE: Final = Inode(5)
-OWN_FILES: Final = frozenset({STATUS_FILE, METRICS_FILE, TOP_FILE})
+# The mount's own files count up from here, far above the directories.
+FIRST_OWN_FILE: Final = Inode(1 << 40)
 
 _NUMBER_BITS: Final = 48
 # Shifted by so much, inodes that are equal are of one dataset.
 SLOT_BITS: Final = _NUMBER_BITS
 _NUMBER_MASK: Final = (1 << _NUMBER_BITS) - 1
-_FIRST_DIRECTORY: Final = 16  # below: room for the mount's own files
+_FIRST_DIRECTORY: Final = 16
 _MAX_SLOT: Final = (1 << 16) - 1
 
 

@@ -13,8 +13,8 @@ worker thread, because it may wait for requests that this process has to answer.
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-import pyfuse3
 import trio
 
 from dasfs.cache.catalog import Catalog
@@ -70,12 +70,21 @@ def pages(first: int, last: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + PAGE_RECORDS - 1, last)
 
 
+class Kernel(Protocol):
+    """What is told. Both may block until requests are answered, and do nothing where the kernel holds nothing."""
+
+    def drop_name(self, directory: Inode, name: bytes) -> None: ...
+
+    def drop_inode(self, inode: Inode) -> None: ...
+
+
 class Invalidator:
     """Finds out what a new snapshot makes untrue. `prepare` is the catalog's listener."""
 
-    def __init__(self, tree: Tree, content: Content, catalog: Catalog, index: IndexCache) -> None:
+    def __init__(self, tree: Tree, content: Content, catalog: Catalog, index: IndexCache, kernel: Kernel) -> None:
         self.tree = tree
         self.content = content
+        self.kernel = kernel
         self._catalog = catalog
         self._index = index
 
@@ -148,35 +157,25 @@ class Invalidation:
         tree, dataset = self._invalidator.tree, self._before.dataset
         self._lives = tree.lives(dataset)
         if self._before.dataset_id != self._after.dataset_id or self._after.deleted:
-            tree.renew(dataset, 0, MAX_NUMBER)
+            tree.renew(self._before, 0, MAX_NUMBER)
             return
         for stretch in self._stretches:
-            tree.renew(dataset, stretch.first, stretch.last)
+            tree.renew(self._before, stretch.first, stretch.last)
 
     async def settle(self) -> None:
         """Drop what the kernel and the content hold of what is gone."""
-        directory = self._invalidator.tree.directory_inode(self._before.dataset)
+        kernel, directory = self._invalidator.kernel, self._invalidator.tree.directory_inode(self._before.dataset)
         for stretch in self._stretches:
             for first, last in pages(stretch.first, stretch.last):
                 gone = await self._invalidator.page(self._before, first, last, self._lives)
                 for each in gone:
                     self._invalidator.content.forget(each.inode)
-                await trio.to_thread.run_sync(_invalidate, directory, gone)
+                await trio.to_thread.run_sync(_drop, kernel, directory, gone)
         if self._after.deleted and directory != ROOT:
-            await trio.to_thread.run_sync(_invalidate_name, ROOT, self._before.dataset.encode())
+            await trio.to_thread.run_sync(kernel.drop_name, ROOT, self._before.dataset.encode())
 
 
-def _invalidate(directory: Inode, gone: list[Gone]) -> None:
+def _drop(kernel: Kernel, directory: Inode, gone: list[Gone]) -> None:
     for each in gone:
-        _invalidate_name(directory, each.name)
-        try:
-            pyfuse3.invalidate_inode(pyfuse3.InodeT(each.inode))
-        except FileNotFoundError:
-            continue  # the usual case: the kernel does not hold it
-
-
-def _invalidate_name(directory: Inode, name: bytes) -> None:
-    try:
-        pyfuse3.invalidate_entry(pyfuse3.InodeT(directory), pyfuse3.FileNameT(name))
-    except FileNotFoundError:
-        return  # the usual case: the kernel does not hold it
+        kernel.drop_name(directory, each.name)
+        kernel.drop_inode(each.inode)

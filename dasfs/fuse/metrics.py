@@ -5,12 +5,15 @@
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import dasfs
 from dasfs.cache.blocks import CacheStatistics
 from dasfs.cache.catalog import DatasetState
+from dasfs.fuse.announcement import Counts
+from dasfs.fuse.announcements import Announcements
+from dasfs.fuse.protocol import Opcode
 from dasfs.fuse.recorder import Recorder
 from dasfs.fuse.status import Status
 from dasfs.metrics import Histogram, Kind, Metric, Reading, Sample, render
@@ -19,22 +22,32 @@ PREFIX: Final = "dasfs_mount_"
 
 
 class Requests:
-    """The kernel's requests: how long each kind took, and what failed."""
+    """The kernel's requests: how long each kind took, and what failed. Kinds are FUSE's opcodes."""
 
-    __slots__ = ("_operations", "failures", "latencies")
+    __slots__ = ("_failures", "_latencies")
 
-    def __init__(self, operations: Sequence[str]) -> None:
-        self._operations = tuple(operations)
-        # By the operation's place: a list is the cheapest to find one in.
-        self.latencies = [Histogram() for _ in operations]
-        self.failures: Counter[tuple[str, str]] = Counter()
+    def __init__(self) -> None:
+        self._latencies = {int(opcode): Histogram() for opcode in Opcode}
+        self._failures: Counter[tuple[int, int]] = Counter()
 
-    def fail(self, place: int, number: int) -> None:
-        """Count that a request of the operation at `place` was answered with the errno `number`."""
-        self.failures[self._operations[place], errno.errorcode.get(number, str(number))] += 1
+    def observe(self, opcode: int, seconds: float, number: int) -> None:
+        """Take note of one request, and of the errno that it was answered with, or 0. Costs 0.3 µs."""
+        self._latencies[opcode].observe(seconds)
+        if number:
+            self._failures[opcode, number] += 1
 
-    def by_operation(self) -> Iterator[tuple[str, Histogram]]:
-        return zip(self._operations, self.latencies, strict=True)
+    def latencies(self) -> Iterator[tuple[str, Histogram]]:
+        """Yield the operations that were asked for, with how long they took."""
+        return ((_name(opcode), each) for opcode, each in self._latencies.items() if each.total_s)
+
+    def failures(self) -> Iterator[tuple[str, str, int]]:
+        """Yield operations, errnos and how often they met."""
+        for (opcode, number), count in sorted(self._failures.items()):
+            yield _name(opcode), errno.errorcode.get(number, str(number)), count
+
+
+def _name(opcode: int) -> str:
+    return Opcode(opcode).name.lower()
 
 
 def _metric(kind: Kind, name: str, help: str, *labels: str) -> Metric:  # noqa: A002
@@ -108,11 +121,29 @@ OF_DATASET: Final[tuple[Reading[DatasetState], ...]] = (
     ),
 )
 
+ANNOUNCED: Final = _metric(Kind.GAUGE, "announcements", "announcements that are live", "dataset")
+
+
+def _announced(name: str, help: str, read: Callable[[Counts], int]) -> Reading[Counts]:  # noqa: A002
+    return Reading(_metric(Kind.COUNTER, f"announced_{name}_total", help), read)
+
+
+OF_ANNOUNCED: Final[tuple[Reading[Counts], ...]] = (
+    _announced("datapoints", "datapoints that jobs announced to read", lambda c: c.places),
+    _announced("gaps", "announced numbers that no datapoint has", lambda c: c.gaps),
+    _announced("fetched_bytes", "bytes fetched because they were announced", lambda c: c.fetched),
+    _announced("failures", "stretches and manifests that could not be fetched ahead", lambda c: c.failed),
+    _announced("reads", "announced datapoints that were opened", lambda c: c.reads),
+    _announced("hits", "of these, the ones that were fetched completely by then", lambda c: c.hits),
+)
+
 METRICS: Final[tuple[Metric, ...]] = (
     *(INFO, HEALTHY, PROBLEM, DURATION, ERRORS, READ, READ_ERRORS, WAITING),
     *(each.metric for each in OF_CACHE),
     *(each.metric for each in OF_DATASET),
     *(LOGGED, DROPPED),
+    ANNOUNCED,
+    *(each.metric for each in OF_ANNOUNCED),
     STORE_REQUESTS,
 )
 
@@ -130,9 +161,9 @@ def samples(status: Status, requests: Requests) -> Iterator[Sample]:
     yield Sample(HEALTHY, float(not problems), (where,))
     for problem in problems:
         yield Sample(PROBLEM, 1, (where, problem.dataset))
-    for operation, histogram in requests.by_operation():
+    for operation, histogram in requests.latencies():
         yield Sample(DURATION, histogram, (where, operation))
-    for (operation, name), count in sorted(requests.failures.items()):
+    for operation, name, count in requests.failures():
         yield Sample(ERRORS, count, (where, operation, name))
     yield Sample(READ, status.bytes_read, (where,))
     yield Sample(READ_ERRORS, status.recorder.errors, (where,))
@@ -148,6 +179,8 @@ def samples(status: Status, requests: Requests) -> Iterator[Sample]:
             value = reading.read(dataset)
             if value is not None:
                 yield Sample(reading.metric, value, (where, dataset.name))
+    if status.announcements is not None:
+        yield from _announced_samples(status.announcements, where)
     for outcome, count in sorted(status.store_requests.all().items(), key=str):
         yield Sample(STORE_REQUESTS, count, (where, outcome.operation, outcome.status))
 
@@ -157,3 +190,13 @@ def _of_access_log(recorder: Recorder, where: str) -> Iterator[Sample]:
         state = recorder.access_log.state()
         yield Sample(LOGGED, state.lines, (where,))
         yield Sample(DROPPED, state.dropped, (where,))
+
+
+def _announced_samples(announcements: Announcements, where: str) -> Iterator[Sample]:
+    for dataset, count in sorted(Counter(each.dataset for each in announcements.live).items()):
+        yield Sample(ANNOUNCED, count, (where, dataset))
+    totals = announcements.totals
+    for reading in OF_ANNOUNCED:
+        value = reading.read(totals)
+        assert value is not None
+        yield Sample(reading.metric, value, (where,))

@@ -1,9 +1,8 @@
 """One mount from its first request to its last: opens the caches, serves the kernel, ends cleanly.
 
-**Concurrency:** `serve` is the process's one `trio.run`. Its nursery holds pyfuse3's workers, the catalog's
-refreshing, reading ahead, the listener for signals, and the one that says when the mount answers. SIGTERM and
-SIGINT first let running requests end, then cancel them; SIGUSR1 writes the stack of every thread and task to
-stderr. pyfuse3 serves one mount a process.
+**Concurrency:** `_serve` is the process's one `trio.run`. Its nursery holds the session, the catalog's refreshing,
+reading ahead, the listener for signals, and the one that says when the mount answers. SIGTERM and SIGINT first let
+running requests end, then cancel them; SIGUSR1 writes the stack of every thread and task to stderr.
 """
 
 import faulthandler
@@ -14,41 +13,48 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import pyfuse3
 import trio
 
 from dasfs.cache.blocks import BlockCacheOptions, open_block_cache
 from dasfs.cache.catalog import Catalog
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.index import IndexCache
+from dasfs.cache.names_keeper import NamesKeeper
 from dasfs.cache.remote import Remote
 from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
 from dasfs.fuse.access_log_switch import AccessLogSwitch
+from dasfs.fuse.announcements import Announcements
+from dasfs.fuse.announcing import Announcer
+from dasfs.fuse.attributes import Ownership
 from dasfs.fuse.content import Content
+from dasfs.fuse.device import Device
 from dasfs.fuse.door import Admission, Door, open_door, plan_socket
 from dasfs.fuse.invalidation import Invalidator
 from dasfs.fuse.mountpoint import check, check_outside, prepare
-from dasfs.fuse.operations import Operations, Ownership
+from dasfs.fuse.operations import Operations
+from dasfs.fuse.protocol import Capacity
 from dasfs.fuse.recorder import Recorder, recording
+from dasfs.fuse.session import Session
 from dasfs.fuse.status import Status
 from dasfs.fuse.top import render_top
 from dasfs.fuse.tree import Tree
-from dasfs.fuse.tuning import raise_limits
-from dasfs.fuse.waiting import stay_awake
+from dasfs.fuse.tuning import raise_read_ahead
+from dasfs.loop import LoopCaller
 from dasfs.metrics import RequestCounts
 from dasfs.notify import Notifier
 from dasfs.stores.base import Store
 
 log = logging.getLogger(__name__)
 
-# A request that waits holds one of pyfuse3's tasks: this many readers may be stuck before `stat` is stuck
-# too. A task costs 1 MiB of address space, and memory only once it is used.
-MAX_TASKS: Final = 1024
+# Reads that the kernel sends without waiting for the one before: most reads are. Its default is 12, and when the store
+# hangs, a thirteenth would wait, also for what is cached. The kernel allows an ordinary user fewer by default.
+CAPACITY: Final = Capacity(max_readahead=1 << 20, background=512)
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # How long requests may go on after SIGTERM before they are cancelled.
 GRACE_S: Final = 2.0
@@ -75,6 +81,9 @@ class MountOptions:
     control: str | None = None
     # Check each block of the cache at each read, not only when it came and at its first use after a restart.
     verify_always: bool = False
+    # What is in memory and in flight together: half for blocks, a quarter for compressed datapoints, an eighth for the
+    # index; the rest is the slack of all of them.
+    memory: int = 256 << 20
 
 
 def run_mount(
@@ -120,8 +129,13 @@ async def _serve(
     ready: Callable[[], None],
     notifier: Notifier,
 ) -> None:
-    index = IndexCache(directory.path("index.sqlite"))
-    cache = BlockCacheOptions(options.cache_size, get_timeout_s=options.deadline_s, check_always=options.verify_always)
+    index = IndexCache(directory.path("index.sqlite"), memory=options.memory // 8)
+    cache = BlockCacheOptions(
+        options.cache_size,
+        memory=options.memory // 2,
+        get_timeout_s=options.deadline_s,
+        check_always=options.verify_always,
+    )
     try:
         async with (
             open_block_cache(directory, store, cache) as blocks,
@@ -131,14 +145,19 @@ async def _serve(
             catalog = Catalog(nursery, store, index, remote, refresh_s=options.refresh_s, only=options.dataset)
             if options.dataset is not None and await catalog.dataset(options.dataset) is None:
                 raise NotFound(f"{store.url} has no dataset {options.dataset}")
-            tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset)
-            content = Content(nursery, store, remote, tree, catalog, blocks)
-            catalog.subscribe(Invalidator(tree, content, catalog, index).prepare)
+            names = NamesKeeper(nursery, catalog, index, directory.path("names"))
+            tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset, names=names)
+            content = Content(nursery, store, remote, tree, catalog, blocks, memory=options.memory // 4)
             requests = store.requests or RequestCounts()
             recorder = Recorder(tree.place_of)
             status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests, recorder=recorder)
-            operations = Operations(tree, content, status, index, options.ownership, deadline_s=options.deadline_s)
+            operations = Operations(tree, content, status, index, options.ownership)
             door = Door(status, operations.requests)
+            announcements = Announcements(nursery, catalog, index, blocks, only=options.dataset)
+            content.note, status.announcements = announcements.note, announcements
+            operations.follow = announcements.follow_snapshot
+            operations.announcer = Announcer(announcements, LoopCaller(nursery, timeout_s=options.deadline_s))
+            operations.announcer.open(door)
             door.pages["/top.json"] = door.show_json(partial(render_top, status))
             door.receivers["/access-log"] = AccessLogSwitch(recorder, mountpoint, os.geteuid()).receive
             plan = plan_socket(options.control, directory.root, mountpoint, _admission(options))
@@ -146,19 +165,21 @@ async def _serve(
             with (
                 trio.open_signal_receiver(*SIGNALS) as signals,
                 open_door(door, status, plan, options.metrics),
+                closing(names),
                 recording(recorder, options.access_log),
             ):
-                _mount(operations, store.url, mountpoint, options)
+                device = _mount(store.url, mountpoint, options)
                 try:
-                    if not stay_awake():
-                        log.debug("every wait for a request sleeps")
+                    catalog.subscribe(Invalidator(tree, content, catalog, index, device).prepare)
                     nursery.start_soon(catalog.run)
                     nursery.start_soon(status.rates.run)
                     nursery.start_soon(_announce, mountpoint, ready, notifier, status)
-                    await _serve_requests(signals)
+                    session = Session(device, operations, deadline_s=options.deadline_s)
+                    nursery.start_soon(_obey, signals, session)
+                    await session.run(grace_s=GRACE_S)
                 finally:
                     notifier.stopping()
-                    pyfuse3.close(unmount=True)
+                    device.close()
                     nursery.cancel_scope.cancel()
     finally:
         index.close()
@@ -169,32 +190,15 @@ def _admission(options: MountOptions) -> Admission:
     return Admission(os.geteuid(), options.allow_other, owner.uid, owner.gid, 0o555 & ~owner.umask)
 
 
-def _mount(operations: Operations, source: str, mountpoint: str, options: MountOptions) -> None:
+def _mount(source: str, mountpoint: str, options: MountOptions) -> Device:
     # Not before all else is there: what stays dead meanwhile nobody takes for an empty directory.
     prepare(mountpoint, replace=options.replace)
-    fuse_options = set(pyfuse3.default_options)
-    fuse_options |= {f"fsname={source.replace(',', '%2C')}", "subtype=dasfs", "ro", "noatime"}
-    if options.allow_other:
-        fuse_options.add("allow_other")
-    try:
-        pyfuse3.init(operations, mountpoint, fuse_options)
-    except RuntimeError as error:
-        raise DasfsError(
-            f"the kernel did not take the mount at {mountpoint}",
-            hint="see the line before; /dev/fuse must be there, and allow_other needs user_allow_other "
-            "in /etc/fuse.conf",
-        ) from error
+    fuse_options = [f"fsname={source.replace(',', '%2C')}", "subtype=dasfs", "ro", "noatime", "nosuid", "nodev"]
+    fuse_options += ["default_permissions", *(["allow_other"] if options.allow_other else [])]
+    return Device.mount(mountpoint, fuse_options, CAPACITY)
 
 
-async def _serve_requests(signals: AsyncIterator[int]) -> None:
-    """Run pyfuse3 until it is unmounted or a signal ends it."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_obey, signals, nursery.cancel_scope)
-        await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
-        nursery.cancel_scope.cancel()
-
-
-async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+async def _obey(signals: AsyncIterator[int], session: Session) -> None:
     # Beside trio's own handler: it shows the threads also when the trio thread is stuck.
     faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
     async for number in signals:
@@ -202,15 +206,13 @@ async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
             _dump_tasks()
             continue
         log.info("%s: unmounting", signal.Signals(number).name)
-        pyfuse3.terminate()
-        await trio.sleep(GRACE_S)
-        scope.cancel()
+        session.stop()
 
 
 async def _announce(mountpoint: str, ready: Callable[[], None], notifier: Notifier, status: Status) -> None:
     """Say that the mount is ready once it answers a stat, which must come from another thread; and that it still is."""
     await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
-    await trio.to_thread.run_sync(raise_limits, mountpoint, abandon_on_cancel=True)
+    await trio.to_thread.run_sync(raise_read_ahead, mountpoint, abandon_on_cancel=True)
     ready()
     notifier.ready()
     # A thread of its own: others may all be waiting for the store.
@@ -242,6 +244,7 @@ def _shown(options: MountOptions) -> dict[str, object]:
         "cache_size": options.cache_size,
         "refresh_s": options.refresh_s,
         "deadline_s": options.deadline_s,
+        "memory": options.memory,
         "allow_other": options.allow_other,
         "dataset": options.dataset,
         "metrics": None,  # until there is a port

@@ -1,376 +1,265 @@
-"""FUSE requests to calls of the tree and the content, and back. Translates, decides nothing.
+"""Requests of the kernel to calls of the tree and the content, and back. Translates, decides nothing.
 
-The mount is read-only: whatever would change it is `EROFS`. Contents never change under a name, so the kernel
-may keep entries, attributes and pages for long.
+The mount is read-only: whatever would change it is `EROFS`. Contents never change under a name and an inode stands for
+one content, so that a file needs no `open`: the kernel is told that there is none, and reads by inode.
 
-**Concurrency:** pyfuse3 calls the handlers as tasks of one trio thread. A handler that finds everything in
-the caches returns without a checkpoint; every other one is bound by the mount's deadline. No exception but
-`FUSEError` may leave a handler, since pyfuse3 ends the mount on any other: `_translated` stands before each.
+**Concurrency:** everything runs in the trio thread. `lookup_now` and `read_now` answer from the caches and never wait;
+the other handlers may, and the session bounds each.
 """
 
 import errno
-import functools
 import itertools
 import logging
 import os
-import stat
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
-import pyfuse3
 import trio
 
 from dasfs.cache.index import IndexCache
-from dasfs.errors import DasfsError, NotFound, ObjectChanged
-from dasfs.formats.manifest import RECORD, RECORD_SIZE
+from dasfs.errors import DasfsError, InvalidInput
+from dasfs.formats.manifest import RECORD_SIZE
+from dasfs.fuse.announcing import XATTR as ANNOUNCING_XATTR
+from dasfs.fuse.announcing import Announcer
+from dasfs.fuse.attributes import ABSENT, Ownership, Packer
 from dasfs.fuse.complaints import Complaints
-from dasfs.fuse.content import Content, OpenFile
-from dasfs.fuse.inodes import METRICS_FILE, OWN_FILES, ROOT, TOP_FILE, Inode
+from dasfs.fuse.content import Content
+from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT
 from dasfs.fuse.metrics import Requests, render_metrics
+from dasfs.fuse.nodes import Entries, Listing, datapoint_attributes
+from dasfs.fuse.order import SnapshotOrder
+from dasfs.fuse.own_files import OwnFiles
+from dasfs.fuse.protocol import (
+    BATCH_FORGET,
+    FORGET_ONE,
+    OPENED,
+    READ,
+    RELEASE,
+    STATFS,
+    XATTR,
+    FuseError,
+    Opcode,
+    Request,
+    xattr_answer,
+)
+from dasfs.fuse.session import Payload, Waiting
 from dasfs.fuse.status import Status
 from dasfs.fuse.top import render_top
-from dasfs.fuse.tree import Attributes, ListedPage, Listing, Tree, datapoint_attributes
+from dasfs.fuse.tree import Tree
 from dasfs.fuse.xattrs import XATTR_PREFIX, describe
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
-# Names and attributes never change; what is deleted is invalidated when the mount learns of it.
-LONG_S: Final = 3600.0
-# "Not there" may become "there" with the next commit.
-NEGATIVE_S: Final = 1.0
-BLOCK_SIZE: Final = 512  # of st_blocks, fixed by POSIX
-# The handlers that are measured, in the order in which they stand below.
-_MEASURED: Final[list[str]] = []
-PREFERRED_IO: Final = 128 << 10  # st_blksize: what cp and cat read at once, and the largest FUSE request by default
+class Operations:
+    """The handlers of one mount: a `FileSystem` for a session."""
 
-
-@dataclass(frozen=True, slots=True)
-class Ownership:
-    """Who owns what the mount shows, and which permissions are taken away."""
-
-    uid: int
-    gid: int
-    umask: int
-
-
-@dataclass(slots=True)
-class _RootListing:
-    """An open root directory: names as they were when it was opened."""
-
-    names: list[str]
-
-
-class _Text:
-    """An open file of the mount's own, read at once when it was opened."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-
-def _translated(
-    handler: "Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]",
-) -> "Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]":
-    """Let only `FUSEError` out of a handler, and measure how long it takes, which costs 0.3 µs."""
-    place = len(_MEASURED)
-    _MEASURED.append(handler.__name__)
-
-    @functools.wraps(handler)
-    async def guarded(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        begun = perf_counter()
-        try:
-            return await handler(self, *args, **kwargs)
-        except pyfuse3.FUSEError as error:
-            self.requests.fail(place, error.errno)
-            raise
-        except DasfsError as error:
-            if error.errno_value not in (errno.ENOENT, errno.ESTALE):
-                self.complaints.add(handler.__name__, error)
-            self.requests.fail(place, error.errno_value)
-            raise pyfuse3.FUSEError(error.errno_value) from error
-        except trio.TooSlowError as error:
-            self.complaints.add(handler.__name__, "not done within the deadline")
-            self.requests.fail(place, errno.ETIMEDOUT)
-            raise pyfuse3.FUSEError(errno.ETIMEDOUT) from error
-        except Exception as error:
-            log.exception("unexpected error in %s", handler.__name__)
-            self.requests.fail(place, errno.EIO)
-            raise pyfuse3.FUSEError(errno.EIO) from error
-        finally:
-            self._observe[place](perf_counter() - begun)
-
-    return guarded
-
-
-class Operations(pyfuse3.Operations):
-    """The handlers of one mount. `deadline_s` bounds each that has to wait."""
-
-    supports_dot_lookup = False
-    enable_writeback_cache = False
-
-    def __init__(
-        self,
-        tree: Tree,
-        content: Content,
-        status: Status,
-        index: IndexCache,
-        ownership: Ownership,
-        *,
-        deadline_s: float,
-    ) -> None:
-        super().__init__()
+    def __init__(self, tree: Tree, content: Content, status: Status, index: IndexCache, ownership: Ownership) -> None:
         self.complaints = Complaints(log)
-        self.requests = Requests(_MEASURED)
-        self._observe = [each.observe for each in self.requests.latencies]
+        self.requests = Requests()
+        self.observe = self.requests.observe
+        self.announcer: Announcer | None = None
+        # Is told of each order in which somebody opens files.
+        self.follow: Callable[[SnapshotOrder], None] | None = None
         self._tree = tree
         self._content = content
         self._status = status
-        self._recorder = status.recorder
-        # The thread and the user that opened a file: pyfuse3 does not tell who reads.
-        self._openers: dict[int, tuple[int, int]] = {}
         self._index = index
-        self._ownership = ownership
-        self._deadline_s = deadline_s
-        self._file_mode = stat.S_IFREG | (0o444 & ~ownership.umask)
-        self._directory_mode = stat.S_IFDIR | (0o555 & ~ownership.umask)
-        self._handles: dict[int, OpenFile | _Text] = {}
-        self._directories: dict[int, Listing | _RootListing] = {}
+        self._recorder = status.recorder
+        self._packer = Packer(ownership)
+        self._own = OwnFiles(
+            {
+                "status.json": status.render,
+                "metrics": lambda: render_metrics(status, self.requests, process=False),
+                "top.json": lambda: render_top(status),
+            }
+        )
+        self._directories: dict[int, Listing | Entries] = {}
         self._next_handle = itertools.count(1)
+        self._handlers: dict[int, Waiting] = {
+            Opcode.LOOKUP: self.lookup,
+            Opcode.GETATTR: self.getattr,
+            Opcode.READ: self.read,
+            Opcode.STATFS: self.statfs,
+            Opcode.GETXATTR: self.getxattr,
+            Opcode.LISTXATTR: self.listxattr,
+            Opcode.OPENDIR: self.opendir,
+            Opcode.READDIR: self.readdir,
+            Opcode.READDIRPLUS: self.readdir,
+            Opcode.RELEASEDIR: self.releasedir,
+        }
+
+    # What a session asks for
+
+    def lookup_now(self, parent: int, name: bytes) -> bytes | None:
+        located = self._tree.peek_name(parent, os.fsdecode(name))
+        if located is None:
+            return None
+        record = located.record
+        if located.name_kept_s is None:
+            return self._packer.file_entry(located.inode, record.true_size, record.mtime)
+        if located.order is not None and self.follow is not None:
+            self.follow(located.order.order)
+        return self._packer.entry(datapoint_attributes(located))
+
+    def read_now(self, inode: int, offset: int, size: int, uid: int, thread: int) -> Payload | None:
+        begun = perf_counter() if self._recorder.on else 0.0
+        file = self._content.find(inode)
+        if file is None:
+            located = self._tree.peek(inode)
+            if located is None:
+                return None
+            file = self._content.open(located)
+        data = self._content.read_cached(file, offset, size)
+        if data is not None:
+            self._status.count_read(len(data))
+            if self._recorder.on:
+                self._recorder.read(thread, uid, inode, offset, len(data), perf_counter() - begun, hit=True)
+        return data
+
+    def handler(self, opcode: int) -> Waiting | None:
+        return self._handlers.get(opcode)
+
+    def explain(self, request: Request, error: Exception) -> int:
+        what = Opcode(request.opcode).name.lower()
+        if isinstance(error, DasfsError):
+            if error.errno_value not in (errno.ENOENT, errno.ESTALE):
+                self.complaints.add(what, error)
+            return error.errno_value
+        if isinstance(error, trio.TooSlowError):
+            self.complaints.add(what, "not done within the deadline")
+            return errno.ETIMEDOUT
+        log.error("unexpected error in %s", what, exc_info=error)
+        return errno.EIO
+
+    def forget(self, request: Request) -> None:
+        if request.opcode == Opcode.FORGET:
+            self._own.forget(request.inode)
+        elif request.opcode == Opcode.BATCH_FORGET:
+            for inode, _ in FORGET_ONE.iter_unpack(request.body[BATCH_FORGET.size :]):
+                self._own.forget(inode)
 
     # Names and attributes
 
-    @_translated
-    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        text = os.fsdecode(name)
-        located = self._tree.peek_name(parent_inode, text)
-        if located is not None:
-            return self._entry(datapoint_attributes(located))
-        with trio.fail_after(self._deadline_s):
-            found = await self._tree.lookup(parent_inode, text)
-        return _absent() if found is None else self._entry(found)
+    async def lookup(self, request: Request) -> bytes:
+        name = os.fsdecode(request.body[:-1])
+        if request.inode == CONTROL_DIRECTORY:
+            made = self._own.look_up(name)
+            # Made anew each time, so the kernel must not remember its name.
+            if made is None:
+                return ABSENT
+            return self._packer.file_entry(*made, self._tree.mounted_at, kept_s=0, name_kept_s=0)
+        found = await self._tree.lookup(request.inode, name)
+        return ABSENT if found is None else self._packer.entry(found)
 
-    @_translated
-    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        located = self._tree.peek(inode)
-        if located is not None:
-            return self._entry(datapoint_attributes(located))
-        if inode in OWN_FILES:
-            return self._entry(self._tree.own_attributes(Inode(inode)))
-        try:
-            with trio.fail_after(self._deadline_s):
-                return self._entry(await self._tree.attributes(inode))
-        except (NotFound, ObjectChanged):
-            opened = self._content.opened(inode)
-            if opened is None:
-                raise
-            return self._entry(datapoint_attributes(opened))
+    async def getattr(self, request: Request) -> bytes:
+        own = self._own.content(request.inode)
+        if own is not None:
+            return self._packer.own_attributes(request.inode, len(own), self._tree.mounted_at)
+        return self._packer.attributes(await self._tree.attributes(request.inode))
 
-    @_translated
-    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+    async def statfs(self, _request: Request) -> bytes:
         totals = self._status.totals()
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = 4096
-        data.f_blocks = -(-totals.data_size // 4096)
-        data.f_bfree = data.f_bavail = 0
-        data.f_files = totals.datapoints
-        data.f_ffree = data.f_favail = 0
-        data.f_namemax = 255
-        return data
+        return STATFS.pack(-(-totals.data_size // 4096), 0, 0, totals.datapoints, 0, 4096, 255, 4096, 0)
 
-    @_translated
-    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        return list(await self._xattrs(inode))
+    async def listxattr(self, request: Request) -> bytes:
+        wanted, _ = XATTR.unpack_from(request.body)
+        names = await describe(self._tree, self._status, self._index, request.inode)
+        return xattr_answer(wanted, b"".join(name + b"\0" for name in names))
 
-    @_translated
-    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+    async def getxattr(self, request: Request) -> bytes:
+        wanted, _ = XATTR.unpack_from(request.body)
+        name = request.body[XATTR.size : -1]
         if not name.startswith(b"user."):
             # Not ENODATA: `ls -l` asks for security labels of each file until it hears that there are none here.
-            raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
+            raise FuseError(errno.EOPNOTSUPP)
         if not name.startswith(XATTR_PREFIX):
-            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
-        value = (await self._xattrs(inode)).get(name)
+            raise FuseError(errno.ENODATA)
+        if name.startswith(ANNOUNCING_XATTR):
+            value = await self._announce(request.inode, name)
+        else:
+            value = (await describe(self._tree, self._status, self._index, request.inode)).get(name)
         if value is None:
-            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
-        return value
+            raise FuseError(errno.ENODATA)
+        return xattr_answer(wanted, value)
+
+    async def _announce(self, inode: int, name: bytes) -> bytes | None:
+        dataset = self._tree.dataset_of(inode)
+        if self.announcer is None or (dataset is None and inode != ROOT):
+            return None
+        return await self.announcer.attribute(dataset, name)
 
     # Files
 
-    @_translated
-    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND):
-            raise pyfuse3.FUSEError(errno.EROFS)
-        handle = next(self._next_handle)
-        if inode in OWN_FILES:
-            self._handles[handle] = _Text(self._own_content(inode))
-            # Its size is not known before it is read, so that reads go on to the end whatever stat said.
-            return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=True)
-        located = self._tree.peek(inode)
-        if located is None:
-            with trio.fail_after(self._deadline_s):
-                located = await self._tree.locate(inode)
-        self._handles[handle] = self._content.open(located)
-        self._openers[handle] = (ctx.pid, ctx.uid)
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)
-
-    @_translated
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        file = self._handles[fh]
-        if isinstance(file, _Text):
-            return file.data[off : off + size]
-        begun = perf_counter()
-        data = self._content.read_cached(file, off, size)
-        if data is None:
-            with self._recorder.wait(*self._openers[fh], file.located.inode, off, size) as wait:
-                with trio.fail_after(self._deadline_s):
-                    data = await self._content.read(file, off, size)
-                wait.size = len(data)
-        elif self._recorder.on:
-            seconds = perf_counter() - begun
-            self._recorder.read(*self._openers[fh], file.located.inode, off, len(data), seconds, hit=True)
+    async def read(self, request: Request) -> Payload:
+        _, offset, size, *_ = READ.unpack_from(request.body)
+        own = self._own.content(request.inode)
+        if own is not None:
+            return own[offset : offset + size]
+        file = self._content.find(request.inode) or self._content.open(await self._tree.locate(request.inode))
+        with self._recorder.wait(request.pid, request.uid, request.inode, offset, size) as wait:
+            data = await self._content.read(file, offset, size)
+            wait.size = len(data)
         self._status.count_read(len(data))
         return data
 
-    @_translated
-    async def release(self, fh: int) -> None:
-        file = self._handles.pop(fh)
-        if isinstance(file, OpenFile):
-            self._content.close(file)
-            del self._openers[fh]
-
-    @_translated
-    async def flush(self, fh: int) -> None:
-        # Answered once like this, the kernel never asks again: one request less for every close.
-        raise pyfuse3.FUSEError(errno.ENOSYS)
-
     # Directories
 
-    @_translated
-    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        with trio.fail_after(self._deadline_s):
-            listing = await self._tree.open_listing(inode)
-            opened = listing if listing is not None else _RootListing(await self._root_names(inode))
+    async def opendir(self, request: Request) -> bytes:
+        opened = await self._tree.open_listing(request.inode)
         handle = next(self._next_handle)
         self._directories[handle] = opened
-        return handle
+        return OPENED.pack(handle, 0, 0)
 
-    @_translated
-    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        listing = self._directories[fh]
-        with trio.fail_after(self._deadline_s):
-            if isinstance(listing, Listing):
-                await self._list_datapoints(listing, start_id, token)
-            else:
-                await self._list_root(listing, start_id, token)
+    async def readdir(self, request: Request) -> bytes:
+        """Answer READDIR and READDIRPLUS, which wants each entry's attributes too."""
+        handle, position, room, *_ = READ.unpack_from(request.body)
+        listing = self._directories[handle]
+        attributes = request.opcode == Opcode.READDIRPLUS
+        if isinstance(listing, Listing):
+            return await self._list_datapoints(listing, position, room, attributes=attributes)
+        return await self._list_entries(listing, position, room, attributes=attributes)
 
-    @_translated
-    async def releasedir(self, fh: int) -> None:
-        del self._directories[fh]
+    async def releasedir(self, request: Request) -> bytes:
+        handle, *_ = RELEASE.unpack_from(request.body)
+        del self._directories[handle]
+        return b""
 
-    async def _root_names(self, inode: int) -> list[str]:
-        return await self._tree.dataset_names() if inode == ROOT else []
+    async def _list_entries(self, listing: Entries, position: int, room: int, *, attributes: bool) -> bytes:
+        parts: list[bytes] = []
+        while True:
+            try:
+                entries = await listing.read(position)
+            except DasfsError:
+                if parts:
+                    break  # what was found goes out first; the kernel asks again and gets the error then
+                raise
+            if not entries:
+                break
+            for each in entries:
+                packed = self._packer.listed(each, attributes=attributes)
+                if len(packed) > room:
+                    return b"".join(parts)
+                parts.append(packed)
+                position, room = each.next, room - len(packed)
+        return b"".join(parts)
 
-    async def _list_root(self, listing: _RootListing, start: int, token: pyfuse3.ReaddirToken) -> None:
-        for place in range(start, len(listing.names)):
-            name = listing.names[place]
-            found = await self._tree.dataset_attributes(name)
-            if found is None:
-                continue  # it was deleted since the directory was opened
-            if not pyfuse3.readdir_reply(token, os.fsencode(name), self._entry(found), place + 1):
-                return
-
-    async def _list_datapoints(self, listing: Listing, start: int, token: pyfuse3.ReaddirToken) -> None:
-        position = start
+    async def _list_datapoints(self, listing: Listing, position: int, room: int, *, attributes: bool) -> bytes:
+        parts: list[bytes] = []
         while True:
             try:
                 page = await self._tree.list_page(listing, position)
             except DasfsError:
-                if position > start:
-                    return  # what was found goes out first; the kernel asks again and gets the error then
+                if parts:
+                    break  # what was found goes out first; the kernel asks again and gets the error then
                 raise
             if page is None:
-                return
-            listed = self._list_page(page, token)
-            position = page.position + listed
-            if listed < len(page.records) // RECORD_SIZE:
-                return
-
-    def _list_page(self, page: ListedPage, token: pyfuse3.ReaddirToken) -> int:
-        """Hand a page's entries to the kernel; return how many it took.
-
-        One object serves them all: 4 µs an entry.
-        """
-        entry = self._blank(self._file_mode, links=1)
-        if not page.live:
-            entry.entry_timeout = entry.attr_timeout = 0
-        reply = pyfuse3.readdir_reply
-        number, inode, position = page.first, page.inode, page.position
-        for k, (_, _, size, mtime, _, extension, _) in enumerate(RECORD.iter_unpack(page.records)):
-            entry.st_ino = pyfuse3.InodeT(inode + k)
-            entry.st_size = size
-            entry.st_blocks = -(-size // BLOCK_SIZE)
-            entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime * 1_000_000_000
-            if not reply(token, b"%020d.%b" % (number + k, page.extensions[extension]), entry, position + k + 1):
-                return k
-        return len(page.records) // RECORD_SIZE
-
-    # Helpers
-
-    def _own_content(self, inode: int) -> bytes:
-        if inode == METRICS_FILE:
-            return render_metrics(self._status, self.requests, process=False)
-        if inode == TOP_FILE:
-            return render_top(self._status)
-        return self._status.render()
-
-    async def _xattrs(self, inode: int) -> dict[bytes, bytes]:
-        with trio.fail_after(self._deadline_s):
-            return await describe(self._tree, self._status, self._index, inode)
-
-    def _blank(self, mode: int, *, links: int) -> pyfuse3.EntryAttributes:
-        entry = pyfuse3.EntryAttributes()
-        entry.entry_timeout = entry.attr_timeout = LONG_S
-        entry.st_mode = pyfuse3.ModeT(mode)
-        entry.st_nlink = links
-        entry.st_uid = self._ownership.uid
-        entry.st_gid = self._ownership.gid
-        entry.st_blksize = PREFERRED_IO
-        return entry
-
-    def _entry(self, found: Attributes) -> pyfuse3.EntryAttributes:
-        entry = self._blank(self._directory_mode if found.is_directory else self._file_mode, links=found.links)
-        entry.st_ino = pyfuse3.InodeT(found.inode)
-        is_own = found.inode in OWN_FILES
-        size = len(self._own_content(found.inode)) if is_own else found.size
-        entry.st_size = size
-        entry.st_blocks = -(-size // BLOCK_SIZE)
-        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = found.mtime * 1_000_000_000
-        if found.is_directory or is_own:
-            # A directory's mtime and link count change with every commit, and what is measured all the time.
-            entry.attr_timeout = entry.entry_timeout = NEGATIVE_S
-        return entry
-
-
-async def _refuse(*_: object) -> NoReturn:
-    raise pyfuse3.FUSEError(errno.EROFS)
-
-
-# The mount is `ro`, so the kernel refuses these itself, unless root remounts it.
-for _change in (
-    *("create", "link", "mkdir", "mknod", "removexattr", "rename"),
-    *("rmdir", "setattr", "setxattr", "symlink", "unlink", "write"),
-):
-    setattr(Operations, _change, _refuse)
-
-
-def _absent() -> pyfuse3.EntryAttributes:
-    """Return the entry that lets the kernel remember for a moment that a name is not there."""
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = pyfuse3.InodeT(0)
-    entry.entry_timeout = NEGATIVE_S
-    return entry
+                break
+            entries, count = self._packer.page(page, room, attributes=attributes)
+            if count == 0 and not parts:
+                raise InvalidInput("the kernel has no room for one name")
+            parts.append(entries)
+            position, room = page.position + count, room - len(entries)
+            if count < len(page.records) // RECORD_SIZE:
+                break
+        return b"".join(parts)

@@ -13,17 +13,16 @@ reader that goes over headers and from one TAR object to the next is simply one 
 **Concurrency:** used in the mount's trio thread only; deciding never waits.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
 MIB: Final = 1 << 20
 # The first window is what one round trip of 20 ms carries on a quick link; the largest keeps eight GETs of 8
 # MiB busy.
-FIRST_WINDOW: Final = 2 * MIB
+FIRST_WINDOW: Final = 8 * MIB
 MAX_WINDOW: Final = 64 * MIB
-# A window that grows like this is the largest after three round trips, one that doubles after five.
-GROWTH: Final = 4
+# A window that grows like this is the largest after two round trips, one that doubles after four.
+GROWTH: Final = 8
 # How far from where it should be a read may start and still be the same reader: several processes that share
 # the files of one list between them overtake each other by some files. Twice this, times the streams, should
 # be small beside a dataset.
@@ -39,7 +38,7 @@ FILL_FACTOR: Final = 4
 FILL_SIZE: Final = 8 * MIB
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stream:
     """One reader that goes through a dataset in order. Positions are bytes from the dataset's start."""
 
@@ -47,11 +46,6 @@ class Stream:
     ahead: int
     trust: int = 0
     window: int = 0
-
-
-def follows(stream: Stream, start: int) -> bool:
-    """Return whether a read at `start` goes on where `stream` was."""
-    return -SLACK <= start - stream.position <= SLACK
 
 
 def next_window(window: int) -> int:
@@ -63,8 +57,7 @@ class ReadAhead:
     """Follows the readers of one dataset."""
 
     def __init__(self) -> None:
-        self._streams: OrderedDict[int, Stream] = OrderedDict()
-        self._next_key = 0
+        self._streams: list[Stream] = []  # the one that was followed last stands last
         self._latest: Stream | None = None
         self._asked = 0  # bytes that were read in no order
         self._filled = 0
@@ -75,7 +68,7 @@ class ReadAhead:
         Return the stretch that should be fetched now because of the reads around it, or None.
         """
         stream = self._latest
-        if stream is None or not follows(stream, start):
+        if stream is None or not -SLACK <= start - stream.position <= SLACK:
             stream = self._find(start)
         if stream is None:
             stream = self._begin(start)
@@ -85,13 +78,21 @@ class ReadAhead:
             self._asked += end - start
         return self._advance(stream, end, last)
 
+    @property
+    def fill_due(self) -> bool:
+        """Whether so much was read at random since the last `fill` that it may have something to say."""
+        return self._asked * FILL_FACTOR - self._filled >= FILL_SIZE
+
     def fill(self, total: int, capacity: int) -> tuple[int, int] | None:
         """Return the stretch that should be fetched because all of a dataset is read at random, or None.
 
         `total` is how long the dataset is, `capacity` the size of the cache that it has to fit.
         """
         due = self._asked * FILL_FACTOR - self._filled
-        if due < FILL_SIZE or self._filled >= total or total > capacity:
+        if self._filled >= total or total > capacity:
+            self._asked = self._filled // FILL_FACTOR
+            return None
+        if due < FILL_SIZE:
             return None
         start, self._filled = self._filled, min(self._filled + min(due, MAX_WINDOW), total)
         return start, self._filled
@@ -110,16 +111,17 @@ class ReadAhead:
         return (first, stream.ahead) if first < stream.ahead else None
 
     def _find(self, start: int) -> Stream | None:
-        for key, stream in self._streams.items():
-            if follows(stream, start):
-                self._streams.move_to_end(key)
+        for stream in self._streams:
+            if -SLACK <= start - stream.position <= SLACK:
+                self._streams.remove(stream)
+                self._streams.append(stream)
                 self._latest = stream
                 return stream
         return None
 
     def _begin(self, position: int) -> Stream:
-        stream = self._latest = self._streams[self._next_key] = Stream(position, position)
-        self._next_key += 1
+        stream = self._latest = Stream(position, position)
+        self._streams.append(stream)
         if len(self._streams) > MAX_STREAMS:
-            self._streams.popitem(last=False)
+            del self._streams[0]
         return stream

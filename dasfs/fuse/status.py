@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import dasfs
 from dasfs.cache.blocks import BlockCache
 from dasfs.cache.catalog import Catalog, DatasetState
+from dasfs.fuse.announcements import Announcements
 from dasfs.fuse.rates import Counts, Rates
 from dasfs.fuse.recorder import Recorder
 from dasfs.metrics import RequestCounts
@@ -51,6 +52,7 @@ class Status:
     recorder: Recorder = field(default_factory=Recorder)
     # The path of the socket where the mount is asked and told things.
     control: str | None = None
+    announcements: Announcements | None = None
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     reads: int = 0
     bytes_read: int = 0
@@ -107,6 +109,7 @@ class Status:
             "last_minute": {"seconds": max(1, round(lately.seconds)), **dataclasses.asdict(lately.counts)},
             "access_log": None if access_log is None else dataclasses.asdict(access_log.state()),
             "datasets": {state.name: _describe(state) for state in self.catalog.states},
+            "announced": self.announcements.describe() if self.announcements else [],
             "block_cache": dataclasses.asdict(self.blocks.statistics()),
         }
         return json.dumps(document, indent=2).encode() + b"\n"

@@ -32,7 +32,7 @@ async def describe(tree: Tree, status: Status, index: IndexCache, inode: int) ->
             }
     elif inode != ROOT:
         try:
-            values = _datapoint(await tree.locate(inode), index)
+            values = await tree.describe_view(inode) or _datapoint(await tree.locate(inode), index)
         except NotFound:
             values = {}
     return {XATTR_PREFIX + name.encode(): os.fsencode(str(value)) for name, value in values.items()}
@@ -50,7 +50,7 @@ def _datapoint(located: Located, index: IndexCache) -> dict[str, object]:
         "size": record.true_size,
         "codec": record.codec.name.lower(),
         "crc32": f"{record.crc32:08x}",
-        "revision": located.snapshot.revision,
+        "revision": (located.pin or located.snapshot).revision,
     }
     original_name = index.original_name(located.view, located.number - datarange.first)
     if original_name is not None:

@@ -108,4 +108,4 @@ def test_a_million_records_are_joined_in_a_moment() -> None:
     index = make_index(joined)
     assert time.process_time() - started < 4  # 1 on an idle machine
     assert (joined.count, len(index)) == (1_000_000, 16_000_000)
-    assert joined.record(999_999) == replace(parts[-1].record(count - 1), content_offset=512 + 999_999 * 1024)
+    assert joined.record(999_999) == parts[-1].record(count - 1)._replace(content_offset=512 + 999_999 * 1024)

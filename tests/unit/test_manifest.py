@@ -4,7 +4,6 @@ import os
 import random
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,7 +195,7 @@ def lay_out(records: list[Record]) -> list[Record]:
     placed, end = [], 0
     for record in records:
         true_size = record.true_size if record.codec else record.stored_size
-        placed.append(replace(record, content_offset=end + 512, true_size=true_size))
+        placed.append(record._replace(content_offset=end + 512, true_size=true_size))
         end += 512 + record.stored_size + padding(record.stored_size)
     return placed
 

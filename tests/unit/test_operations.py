@@ -24,8 +24,9 @@ from dasfs.errors import (
     ObjectChanged,
     StoreUnavailable,
 )
+from dasfs.fuse.attributes import Ownership
 from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT, STATUS_FILE
-from dasfs.fuse.operations import Operations, Ownership
+from dasfs.fuse.operations import Operations
 from dasfs.stores import Store, open_store
 from tests import datasets
 from tests.parts import Parts, opened_parts
