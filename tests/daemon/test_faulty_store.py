@@ -46,7 +46,9 @@ async def run_until_empty(life, directory):
     life.begin(Record(Tally()))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(life.run)
-        await wait_until_async(lambda: not life.in_flight and not any(path.is_file() for path in directory.rglob("*")))
+        await wait_until_async(
+            lambda: not life.backlog.now()[1] and not any(path.is_file() for path in directory.rglob("*"))
+        )
         nursery.cancel_scope.cancel()
 
 
