@@ -47,7 +47,7 @@ LOCK: Final = "lock"
 
 
 def check(file: str) -> list[Mistake]:
-    """Return everything that is wrong with a configuration, also with what it names on this host and elsewhere.
+    """Return all that is wrong with a configuration, also with what it names on this host and elsewhere, by line.
 
     Raises `NotFound` and `AccessDenied` where the file itself can't be read.
     """
@@ -57,7 +57,7 @@ def check(file: str) -> list[Mistake]:
         find_nonsense(reader, config)
         find_clashes(reader, config)
         find_absences(reader, config)
-    return reader.mistakes
+    return sorted(reader.mistakes, key=lambda mistake: mistake.line or 0)
 
 
 def load(file: str) -> DaemonConfig:
