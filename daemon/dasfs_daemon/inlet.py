@@ -80,12 +80,15 @@ class Inlet:
             self._scan_at = min(self._scan_at, due)
 
     async def tell_rejected(self) -> None:
-        """Tell how many rejected files there are; as long as there are some they are counted again now and then."""
+        """Tell how many rejected and refused files there are, and again now and then as long as there are some."""
         started = trio.current_time()
-        problem = await self._attempts.once(self._rejects.problem)
-        self._attempts.problems.set("rejected", problem)
+        rejected = await self._attempts.once(self._rejects.problem)
+        refused = await self._attempts.until_done("journal", self._intake.refused)
+        self._attempts.problems.set("rejected", rejected)
+        self._attempts.problems.set("refused", refused)
         now = trio.current_time()
-        self._count_at = float("inf") if problem is None else now + max(COUNT_S, SCAN_SHARE * (now - started))
+        pause_s = max(COUNT_S, SCAN_SHARE * (now - started))
+        self._count_at = float("inf") if rejected is None and refused is None else now + pause_s
 
     async def run(self) -> None:
         """Take files until cancelled."""

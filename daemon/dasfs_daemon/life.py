@@ -223,8 +223,7 @@ class Life:
         out = await self._attempts.until_done("directory", lambda: self._shipping.leave_out(row, failed, self._rejects))
         self.record.tally.add(changed_files=len(out.changed), rejected_files=int(out.rejected), repacked_dataranges=1)
         fields = log_fields(dataset=self._name, path=show(failed.file.path))
-        if out.rejected:
-            await self.inlet.tell_rejected()
+        await self.inlet.tell_rejected()
         log.info("%s: %s; it is left out for now", self._name, failed.error.message, extra=fields)
         self.inlet.look_at(out.changed)
         return None
@@ -241,7 +240,7 @@ class Life:
 
     async def _tell(self, plan: Plan) -> None:
         self.record.tally.add(duplicate_files=plan.duplicates, rejected_files=plan.rejected)
-        if plan.rejected:
+        if plan.rejected or plan.refused:
             await self.inlet.tell_rejected()
         if plan.duplicates:
             fields = log_fields(dataset=self._name, files=plan.duplicates)

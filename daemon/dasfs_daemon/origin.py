@@ -187,6 +187,12 @@ class OriginJournal:
         with self._transaction() as db:
             db.execute(query, (reason, self._origin, path))
 
+    def refused(self, limit: int) -> list[tuple[int, bytes, str]]:
+        """Return the id, the path and the reason of the first refused files."""
+        query = "SELECT id, path, refused FROM file WHERE origin = ? AND refused IS NOT NULL LIMIT ?"
+        with self._transaction() as db:
+            return list(db.execute(query, (self._origin, limit)))
+
     def retry_refused(self) -> None:
         """Let the refused files wait again."""
         with self._transaction() as db:

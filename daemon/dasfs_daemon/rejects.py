@@ -5,7 +5,6 @@
 
 import logging
 import os
-from contextlib import suppress
 from datetime import UTC, datetime
 
 from dasfs.errors import DasfsError
@@ -53,13 +52,14 @@ class Rejects:
 
     def _move(self, path: bytes, reason: str) -> None:
         place = self._free_place(path)
-        _write_reason(place + b".txt", path, reason)
-        try:
-            os.rename(os.path.join(self._top, path), place)
-        except OSError:
-            with suppress(OSError):
+        with open(place + b".txt", "x", encoding="utf-8", errors="backslashreplace") as file:
+            try:
+                file.write(f"{show(path)}\nrejected {datetime.now(UTC):%Y-%m-%d %H:%M:%S UTC}: {reason}\n")
+                file.flush()
+                os.rename(os.path.join(self._top, path), place)
+            except OSError:
                 os.unlink(place + b".txt")
-            raise
+                raise
 
     def _free_place(self, path: bytes) -> bytes:
         """Return a path that is free, with its `.txt`, and whose directory exists."""
@@ -78,9 +78,3 @@ def _count_files(names: frozenset[bytes]) -> int:
     """Return how many of the names in one directory are files: a rejected `x.txt` has an `x.txt.txt` beside it, and a
     `.txt` alone is the reason of a file that somebody took out."""
     return sum(not name.endswith(b".txt") or name + b".txt" in names for name in names)
-
-
-def _write_reason(place: bytes, path: bytes, reason: str) -> None:
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    with open(place, "x", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(f"{show(path)}\nrejected {when}: {reason}\n")

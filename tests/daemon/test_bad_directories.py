@@ -48,6 +48,25 @@ def test_a_daemon_without_rights(file_url, daemon_of):
     assert daemon.contents() == once({"closed/a": b"1", "open/b": b"2", "frozen/c": b"3"})
 
 
+def test_a_duplicate_that_can_not_be_removed(file_url, daemon_of):
+    """A file that the dataset has already, where the daemon may remove nothing, is told; after a restart it goes."""
+    daemon = daemon_of(file_url, scan_interval="0.3s", empty_directories="1h")
+    daemon.command = (*MORTAL, *COMMAND)
+    daemon.expected += ["neither pack nor move away"]
+    write(daemon.directory, {"frozen/c": b"3"})
+    daemon.start()
+    daemon.wait_empty()
+    write(daemon.directory, {"frozen/c": b"3"})
+    (daemon.directory / "frozen").chmod(0o500)
+    line = daemon.wait_log("WARNING: d: files that the daemon can neither pack nor move away: 1, as frozen/c: .*")
+    assert "it is in the dataset already, but can't be removed: Permission denied" in line
+    (daemon.directory / "frozen").chmod(0o700)
+    assert daemon.end() == 0
+    daemon.start()
+    daemon.wait_empty()
+    assert daemon.contents() == once({"frozen/c": b"3"})
+
+
 def test_a_directory_in_a_mount(file_url, daemon_of, tmp_path):
     """A write directory in a mount of dasfs ends the start with one line that says why; so does one of two datasets."""
     daemon = daemon_of(file_url)
