@@ -226,8 +226,8 @@ class Service:
         """Read the configuration again, and bring what changed into effect."""
         try:
             config = await trio.to_thread.run_sync(load, self._file)
-            for key in ("state_directory", "spool"):
-                if getattr(config, key) != getattr(self._config, key):
+            for key, attribute in (("state_directory", "state_directory"), ("spool_directory", "spool")):
+                if getattr(config, attribute) != getattr(self._config, attribute):
                     raise InvalidInput(
                         f"{key} can only change at a restart", hint="run: systemctl restart dasfs-daemon"
                     )

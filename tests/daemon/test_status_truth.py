@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,18 @@ def test_a_spool_directory_that_can_not_be_made(daemon_of: Callable[..., Daemon]
     assert state["datasets"][0]["backlog"]["files"] == 3
     spool.unlink()
     daemon.wait_empty()
+
+
+def test_another_spool_directory_needs_a_restart(daemon_of: Callable[..., Daemon], file_url: str) -> None:
+    """A SIGHUP that would move the spool directory is told with the key, and what was before stays."""
+    daemon = daemon_of(file_url)
+    daemon.expected += ["the old configuration stays"]
+    daemon.start()
+    daemon.config.write_text(f'spool_directory = "{daemon.home}/other"\n{daemon.config.read_text()}')
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_log("the old configuration stays: spool_directory can only change at a restart")
+    assert problems(daemon_state(daemon)) == ["configuration"]
 
 
 def test_dataranges_that_are_gone_are_forgotten(file_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
