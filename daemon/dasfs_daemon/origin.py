@@ -104,6 +104,14 @@ class Waiting:
         return self.numbered + self.unnumbered
 
 
+@dataclass(frozen=True, slots=True)
+class Uncommitted:
+    """All that is taken and not committed at one moment: what waits, and dataranges that are packed or uploaded."""
+
+    waiting: Waiting
+    dataranges: Sequence[DatarangeRow]
+
+
 # Rows of a datarange that are in memory at once: 1.5 MB.
 _PAGE: Final = 4096
 _FILE = "SELECT id, path, size, mtime_ns, inode, ctime_ns, taken, numbered, number FROM file"
@@ -179,6 +187,12 @@ class OriginJournal:
         with self._transaction() as db:
             db.execute(query, (reason, self._origin, path))
 
+    def refused(self, limit: int) -> list[tuple[int, bytes, str]]:
+        """Return the id, the path and the reason of the first refused files."""
+        query = "SELECT id, path, refused FROM file WHERE origin = ? AND refused IS NOT NULL LIMIT ?"
+        with self._transaction() as db:
+            return list(db.execute(query, (self._origin, limit)))
+
     def retry_refused(self) -> None:
         """Let the refused files wait again."""
         with self._transaction() as db:
@@ -186,14 +200,22 @@ class OriginJournal:
 
     def waiting(self) -> Waiting:
         """Return how much waits for a datarange."""
-        oldest = "SELECT min(taken) FROM file WHERE origin = ? AND datarange IS NULL AND refused IS NULL"
         with self._transaction() as db:
-            rows: Any = db.execute(
-                "SELECT files, size FROM waiting WHERE origin = ? ORDER BY numbered", (self._origin,)
-            )
-            (unnumbered, size), (numbered, more) = rows
-            found: Any = db.execute(oldest, (self._origin,)).get
-            return Waiting(numbered, unnumbered, size + more, found)
+            return self._waiting(db)
+
+    def uncommitted(self) -> Uncommitted:
+        """Return what waits and what is on its way, both of the same moment."""
+        query = f"{_DATARANGE} WHERE origin = ? AND state IN ('packed', 'uploaded') ORDER BY id"
+        with self._transaction() as db:
+            dataranges = [_datarange(row) for row in db.execute(query, (self._origin,))]
+            return Uncommitted(self._waiting(db), dataranges)
+
+    def _waiting(self, db: apsw.Connection) -> Waiting:
+        oldest = "SELECT min(taken) FROM file WHERE origin = ? AND datarange IS NULL AND refused IS NULL"
+        rows: Any = db.execute("SELECT files, size FROM waiting WHERE origin = ? ORDER BY numbered", (self._origin,))
+        (unnumbered, size), (numbered, more) = rows
+        found: Any = db.execute(oldest, (self._origin,)).get
+        return Waiting(numbered, unnumbered, size + more, found)
 
     def numbered_waiting(self, limit: int) -> list[FileRow]:
         """Return the first waiting files that have a number by their name, ascending by number and id."""
