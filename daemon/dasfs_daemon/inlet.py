@@ -58,6 +58,7 @@ class Inlet:
         # When each path may be looked at (trio's clock), ascending.
         self._settling: dict[bytes, float] = {}
         self._scan_at = trio.current_time()
+        self._scanned = trio.Event()
         # Often enough that a file is taken soon after it settled, seldom enough that events come in batches.
         self._tick = min(max(config.settle / 4, 0.05), 0.5)
 
@@ -76,12 +77,18 @@ class Inlet:
             self._settling.clear()
             self._scan_at = min(self._scan_at, due)
 
+    async def wait_scanned(self) -> None:
+        """Wait for the end of the scan that is under way, the first included."""
+        await self._scanned.wait()
+
     async def run(self) -> None:
         """Take files until cancelled."""
         try:
             while True:
                 if trio.current_time() >= self._scan_at:
+                    self._scanned = trio.Event()
                     await self._scan()
+                    self._scanned.set()
                 await self._look()
                 await trio.sleep(self._tick)
                 await self._wait()
