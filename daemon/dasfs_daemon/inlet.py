@@ -61,6 +61,7 @@ class Inlet:
         self._settling: dict[bytes, float] = {}
         self._scan_at = trio.current_time()
         self._count_at = float("inf")  # when rejected files are counted again
+        self._scanned = trio.Event()
         # Often enough that a file is taken soon after it settled, seldom enough that events come in batches.
         self._tick = min(max(config.settle / 4, 0.05), 0.5)
 
@@ -90,12 +91,18 @@ class Inlet:
         pause_s = max(COUNT_S, SCAN_SHARE * (now - started))
         self._count_at = float("inf") if rejected is None and refused is None else now + pause_s
 
+    async def wait_scanned(self) -> None:
+        """Wait for the end of the scan that is under way, the first included."""
+        await self._scanned.wait()
+
     async def run(self) -> None:
         """Take files until cancelled."""
         try:
             while True:
                 if trio.current_time() >= self._scan_at:
+                    self._scanned = trio.Event()
                     await self._scan()
+                    self._scanned.set()
                 await self._look()
                 if trio.current_time() >= self._count_at:
                     await self.tell_rejected()

@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 # How long to wait for room on the disk before looking again, and after a plan that found nothing to do.
 DISK_PAUSE_S: Final = 2.0
 EMPTY_PLAN_PAUSE_S: Final = 1.0
+# A million files are scanned in half a minute. A file system that is slower than that must not hold up what is taken.
+SCAN_PATIENCE_S: Final = 300.0
 
 
 class Life:
@@ -161,6 +163,10 @@ class Life:
                 with trio.move_on_after(float("inf") if due is None else due):
                     await self._news.wait()
                 continue
+            if self.waiting.numbered:
+                # A directory lists its files in no order: those of half a scan are runs of one or two numbers.
+                with trio.move_on_after(SCAN_PATIENCE_S):
+                    await self.inlet.wait_scanned()
             await self._wait_for_room(0)
             plan = await self._attempts.until_done("store", self._plan_newest)
             target = plan.target_size
