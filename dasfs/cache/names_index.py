@@ -7,7 +7,7 @@ Several datapoints may have one path: the highest number is shown under it, the 
 whose path is that of a directory.
 
 **Concurrency:** reading is done by one thread (the mount's trio thread) on its own connection, inline: 5 µs a lookup.
-`update` runs in another thread, one at a time, on a second connection; readers see what was before until it is done.
+`update` runs in another thread, one at a time, on a second connection; readers see what it wrote after `renew`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -83,6 +83,16 @@ class NamesIndex:
 
     def close(self) -> None:
         self._reader.close()
+
+    def renew(self) -> None:
+        """Let readers see what `update` has written, from now until the next call.
+
+        Between the calls one read transaction is open, since beginning one costs several times a query.
+        """
+        with translated(self._path):
+            if self._reader.in_transaction:
+                self._reader.execute("COMMIT")
+            self._reader.execute("BEGIN")
 
     def discard(self) -> None:
         """Close and delete it: what to do when `Corrupt` was raised."""

@@ -180,3 +180,19 @@ def test_names_in_an_outage(store: FaultyStore, tmp_path: Path) -> None:
             assert await entries(parts, top) == ["a", "b"]
 
     trio.run(main)
+
+
+def test_an_index_that_takes_too_long(store: FaultyStore, tmp_path: Path) -> None:
+    """Who waits for an index hears in time that it is being built; that goes on, and the next one finds it."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts:
+            assert await parts.tree.lookup(ROOT, "named") is not None
+            store.plan = during(Fault.HANG, "get")
+            with trio.fail_after(1.0), pytest.raises(NotReady, match="is being built"):
+                await parts.tree.lookup(ROOT, "named@names")
+            store.plan = healthy
+            store.release()
+            assert await entries(parts, await view(parts, "named@names")) == ["a", "b"]
+
+    trio.run(main)
