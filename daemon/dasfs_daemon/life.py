@@ -163,7 +163,7 @@ class Life:
                 with trio.move_on_after(float("inf") if due is None else due):
                     await self._news.wait()
                 continue
-            if self.waiting.numbered:
+            if waiting.numbered:
                 # A directory lists its files in no order: those of half a scan are runs of one or two numbers.
                 with trio.move_on_after(SCAN_PATIENCE_S):
                     await self.inlet.wait_scanned()
