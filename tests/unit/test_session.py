@@ -92,16 +92,16 @@ def test_what_is_at_hand_is_answered_at_once() -> None:
 
 
 def test_many_requests_wait_at_once() -> None:
-    """Hundreds of requests wait at the same time, and each gets its own answer."""
+    """A hundred requests wait at the same time, and each gets its own answer."""
 
     async def main() -> None:
         async with served(files := Files()) as kernel:
             stuck = []
-            for _ in range(300):
+            for _ in range(100):
                 stuck.append(kernel.send(Opcode.GETATTR, WAIT, bytes(16)))
                 assert await kernel.payload(Opcode.READ, NOW, READ) == b"5-7"
             await blocked()
-            assert files.waiting == 300
+            assert files.waiting == 100
             files.go.set()
             assert {(await kernel.answer(each)).payload for each in stuck} == {b"waited for"}
 
@@ -197,6 +197,7 @@ def test_an_answer_that_nobody_waits_for(caplog: pytest.LogCaptureFixture) -> No
             await blocked()
             files.go.set()
             assert await kernel.payload(Opcode.READ, NOW, READ) == b"5-7"
+            await blocked()
             assert len(files.observed) == 3
 
     trio.run(main)
@@ -250,7 +251,7 @@ def test_it_ends_when_the_mount_is_taken_away() -> None:
 
 @pytest.mark.parametrize("in_time", [True, False])
 def test_stop_lets_what_waits_end(in_time: bool) -> None:
-    """After `stop` no request is taken; those under way may end within the grace, and are answered either way."""
+    """After `stop` no request is taken; those under way may end within the grace, and are cancelled then."""
 
     async def main() -> None:
         files = Files()
@@ -266,9 +267,9 @@ def test_stop_lets_what_waits_end(in_time: bool) -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 assert not kernel.answered(late)
                 files.go.set()
-            answer = await kernel.answer(stuck)
-            assert answer.number == (0 if in_time else errno.EINTR)
+                assert (await kernel.answer(stuck)).number == 0
         assert files.cancelled == (0 if in_time else 1)
+        assert session.under_way == 0
 
     trio.run(main)
 
