@@ -84,6 +84,8 @@ class CacheStatistics:
     hits: int
     misses: int
     bytes_served: int
+    # Of those, what was in the cache when it was asked for: no reader waited for the store.
+    bytes_saved: int
     bytes_fetched: int
     bytes_used: int
     capacity: int
@@ -120,7 +122,7 @@ class BlockCache:
             max_blocks=max(1, options.max_get_size // BLOCK_SIZE),
         )
         self._prefetching = ByteBudget(options.memory // 2)
-        self._hits = self._misses = self._bytes_served = 0
+        self._hits = self._misses = self._bytes_served = self._bytes_waited = 0
 
     def segment(self, dataset_id: str, tar_key: str, segment: Segment) -> CachedSegment:
         """Return the handle to read a segment with. Cheap: some microseconds, and perhaps a point lookup.
@@ -170,6 +172,7 @@ class BlockCache:
         for place in range(0, len(missing), _WAVE_BLOCKS):
             await self._copy_fetched(window, missing[place : place + _WAVE_BLOCKS], deadline)
         self._bytes_served += end - start
+        self._bytes_waited += sum(last - first for first, last in map(window.overlap, missing))
         return memoryview(window.out)
 
     async def prefetch(self, segment: CachedSegment, start: int, end: int) -> int:
@@ -224,6 +227,7 @@ class BlockCache:
             hits=self._hits,
             misses=self._misses,
             bytes_served=self._bytes_served,
+            bytes_saved=self._bytes_served - self._bytes_waited,
             bytes_fetched=self._flights.bytes_fetched,
             bytes_used=self._table.used,
             capacity=self._space.limit,

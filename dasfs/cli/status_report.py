@@ -23,8 +23,9 @@ from dasfs_daemon.state import DaemonState, from_json
 DEADLINE_S: Final = 5.0
 CACHE_FIELDS: Final = (
     *("hits", "misses", "bytes_served", "bytes_fetched", "bytes_used", "capacity", "recovering"),
-    *("fetch_errors", "verification_failures"),
+    *("fetch_errors", "verification_failures", "in_flight"),
 )
+LATELY_FIELDS: Final = ("seconds", "reads", "bytes_read", "hits", "misses", "bytes_fetched", "errors")
 _UCRED: Final = struct.Struct("3i")  # process, user, group
 
 
@@ -133,6 +134,8 @@ def _check_status(document: Any) -> None:
     try:
         shown = [document["pid"], document["started"], document["dasfs"], document["problem"]]
         shown += [document["block_cache"][name] for name in CACHE_FIELDS]
+        if "last_minute" in document:  # mounts of 0.1.0 don't tell
+            shown += [document["last_minute"][name] for name in LATELY_FIELDS]
         for each in document["datasets"].values():
             shown += [each["revision"], each["datapoints"], each["problem"]]
         datetime.fromisoformat(document["started"])

@@ -232,6 +232,8 @@ def _mount(report: MountReport, now: datetime) -> Iterator[_Row]:
         yield from _trouble(trouble)
     yield _Row("datasets", _mounted_datasets(document["datasets"]))
     yield from _cache(document["block_cache"])
+    if "last_minute" in document:
+        yield from _lately(document)
 
 
 def _mounted_datasets(datasets: Mapping[str, Mapping[str, Any]]) -> str:
@@ -258,6 +260,36 @@ def _cache(cache: Mapping[str, Any]) -> Iterator[_Row]:
         if cache[key]
     ]
     yield _Row("reads", "; ".join([hits, moved, *faults]))
+
+
+def _lately(document: Mapping[str, Any]) -> Iterator[_Row]:
+    """Yield what a mount did in the last minute and does just now; its access log, where it has one."""
+    lately, waiting, in_flight = (
+        document["last_minute"],
+        document["waiting_reads"],
+        document["block_cache"]["in_flight"],
+    )
+    seconds, reads = lately["seconds"], lately["hits"] + lately["misses"]
+    parts = [f"{lately['reads'] / seconds:,.0f} reads/s, {format_size(lately['bytes_read'] / seconds)}/s"]
+    if reads:
+        parts.append(f"{100 * lately['hits'] / reads:.1f} % from the cache")
+    parts.append(f"{format_size(lately['bytes_fetched'] / seconds)}/s fetched")
+    now = [f"{count_of(in_flight, 'request')} in flight"] if in_flight else []
+    now += [f"{count_of(waiting, 'read')} waiting"] if waiting else []
+    if now:
+        parts.append(", ".join(now))
+    if lately["errors"]:
+        parts.append(f"{count_of(lately['errors'], 'read')} failed")
+    idle = not (lately["reads"] or lately["bytes_fetched"] or now)
+    yield _Row(
+        "last minute", "nothing was read" if idle else "; ".join(parts), Tone.BAD if lately["errors"] else Tone.PLAIN
+    )
+    access_log = document["access_log"]
+    if access_log is not None:
+        told = f"{access_log['file']}, {count_of(access_log['lines'], 'line')}"
+        dropped = f", {access_log['dropped']:,} dropped" if access_log["dropped"] else ""
+        trouble = f"; it can't be written: {access_log['problem']}" if access_log["problem"] else ""
+        yield _Row("access log", f"{told}{dropped}{trouble}", Tone.BAD if trouble else Tone.PLAIN)
 
 
 def _since(time: datetime, now: datetime) -> str:

@@ -14,6 +14,7 @@ from dasfs.cache.catalog import DatasetState
 from dasfs.fuse.announcement import Counts
 from dasfs.fuse.announcements import Announcements
 from dasfs.fuse.protocol import Opcode
+from dasfs.fuse.recorder import Recorder
 from dasfs.fuse.status import Status
 from dasfs.metrics import Histogram, Kind, Metric, Reading, Sample, render
 
@@ -73,6 +74,10 @@ ERRORS: Final = _metric(
     Kind.COUNTER, "request_errors_total", "requests that were answered with an errno", "operation", "errno"
 )
 READ: Final = _metric(Kind.COUNTER, "read_bytes_total", "bytes that readers got; not what the kernel had in memory")
+READ_ERRORS: Final = _metric(Kind.COUNTER, "read_errors_total", "reads that failed")
+WAITING: Final = _metric(Kind.GAUGE, "waiting_reads", "reads that wait for the store at this moment")
+LOGGED: Final = _metric(Kind.COUNTER, "access_log_lines_total", "lines of the access log, while there is one")
+DROPPED: Final = _metric(Kind.COUNTER, "access_log_dropped_total", "lines that the disk did not take in time")
 STORE_REQUESTS: Final = _metric(
     Kind.COUNTER, "store_requests_total", "requests to S3; status none: no answer came", "operation", "status"
 )
@@ -81,6 +86,12 @@ OF_CACHE: Final[tuple[Reading[CacheStatistics], ...]] = (
     _cache(Kind.COUNTER, "cache_hits_total", "reads that the block cache had everything for", lambda c: c.hits),
     _cache(Kind.COUNTER, "cache_misses_total", "reads that it did not", lambda c: c.misses),
     _cache(Kind.COUNTER, "cache_served_bytes_total", "bytes that it gave to readers", lambda c: c.bytes_served),
+    _cache(
+        Kind.COUNTER,
+        "saved_bytes_total",
+        "bytes of those that were there already, so that no reader waited for the store",
+        lambda c: c.bytes_saved,
+    ),
     _cache(
         Kind.COUNTER, "fetched_bytes_total", "bytes of datapoints fetched from the store", lambda c: c.bytes_fetched
     ),
@@ -127,9 +138,10 @@ OF_ANNOUNCED: Final[tuple[Reading[Counts], ...]] = (
 )
 
 METRICS: Final[tuple[Metric, ...]] = (
-    *(INFO, HEALTHY, PROBLEM, DURATION, ERRORS, READ),
+    *(INFO, HEALTHY, PROBLEM, DURATION, ERRORS, READ, READ_ERRORS, WAITING),
     *(each.metric for each in OF_CACHE),
     *(each.metric for each in OF_DATASET),
+    *(LOGGED, DROPPED),
     ANNOUNCED,
     *(each.metric for each in OF_ANNOUNCED),
     STORE_REQUESTS,
@@ -154,6 +166,9 @@ def samples(status: Status, requests: Requests) -> Iterator[Sample]:
     for operation, name, count in requests.failures():
         yield Sample(ERRORS, count, (where, operation, name))
     yield Sample(READ, status.bytes_read, (where,))
+    yield Sample(READ_ERRORS, status.recorder.errors, (where,))
+    yield Sample(WAITING, len(status.recorder.waiting), (where,))
+    yield from _of_access_log(status.recorder, where)
     statistics = status.blocks.statistics()
     for each in OF_CACHE:
         value = each.read(statistics)
@@ -168,6 +183,13 @@ def samples(status: Status, requests: Requests) -> Iterator[Sample]:
         yield from _announced_samples(status.announcements, where)
     for outcome, count in sorted(status.store_requests.all().items(), key=str):
         yield Sample(STORE_REQUESTS, count, (where, outcome.operation, outcome.status))
+
+
+def _of_access_log(recorder: Recorder, where: str) -> Iterator[Sample]:
+    if recorder.access_log is not None:
+        state = recorder.access_log.state()
+        yield Sample(LOGGED, state.lines, (where,))
+        yield Sample(DROPPED, state.dropped, (where,))
 
 
 def _announced_samples(announcements: Announcements, where: str) -> Iterator[Sample]:

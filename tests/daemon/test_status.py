@@ -283,7 +283,7 @@ def whole_report() -> Report:
     """A report in which nothing is missing."""
     state = whole_state()
     cache = {
-        **dict.fromkeys(("hits", "misses", "fetch_errors", "verification_failures"), 3),
+        **dict.fromkeys(("hits", "misses", "fetch_errors", "verification_failures", "in_flight"), 3),
         **dict.fromkeys(("bytes_served", "bytes_fetched", "bytes_used", "capacity"), 5 << 40),
         "recovering": True,
     }
@@ -297,6 +297,13 @@ def whole_report() -> Report:
         "problem": None,
         "datasets": data,
         "block_cache": cache,
+        "waiting_reads": 2,
+        "last_minute": {
+            **dict.fromkeys(("reads", "hits", "misses", "errors"), 90),
+            **dict.fromkeys(("bytes_read", "bytes_fetched"), 60 << 20),
+            "seconds": 60,
+        },
+        "access_log": {"file": "/var/log/" + "long/" * 20, "lines": 10, "dropped": 7, "problem": "No space left"},
     }
     odd = MountReport("/mnt/\x1b[2Jodd\n" + "long/" * 40, "s3://bucket", trouble=Trouble("it is gone", "mount it"))
     daemon = DaemonReport("/etc/daemon.toml", {}, state, (Trouble("a mistake", "correct it"),))
@@ -316,6 +323,9 @@ def test_the_screen_fits(width: int) -> None:
         "it is gone what to do mount it",
         "it is away",
         "5 more",
+        "2 reads/s, 1.0 MiB/s; 50.0 % from the cache; 1.0 MiB/s fetched; ",
+        "3 requests in flight, 2 reads waiting; 90 reads failed",
+        "10 lines, 7 dropped; it can't be written: No space left",
     ):
         assert wanted in text
 
