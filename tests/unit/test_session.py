@@ -1,7 +1,9 @@
 """The session: every request gets one answer, what waits holds nobody up, and it ends when it is told to."""
 
 import errno
+import os
 import struct
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
 
@@ -150,21 +152,41 @@ def test_a_deadline() -> None:
     trio.run(main)
 
 
-def test_a_request_that_is_taken_back() -> None:
-    """A request whose reader is killed is cancelled and answered with `EINTR`, without a word; others wait on."""
+def test_a_request_whose_reader_is_gone() -> None:
+    """A request whose reader was killed is cancelled and answered with `EINTR`, without a word; others wait on."""
+    with subprocess.Popen(["true"]) as reader:
+        reader.wait()
 
     async def main() -> None:
         async with served(files := Files()) as kernel:
-            taken_back, other = kernel.send(Opcode.READ, WAIT, READ), kernel.send(Opcode.READ, WAIT, READ)
+            killed = kernel.send(Opcode.READ, WAIT, READ, pid=reader.pid)
+            other = kernel.send(Opcode.READ, WAIT, READ, pid=os.getpid())
             await blocked()
-            kernel.interrupt(taken_back)
-            assert (await kernel.answer(taken_back)).number == errno.EINTR
+            kernel.interrupt(killed)
+            assert (await kernel.answer(killed)).number == errno.EINTR
             assert (files.cancelled, files.explained) == (1, [])
             files.go.set()
             assert (await kernel.answer(other)).number == 0
             kernel.interrupt(other)
             kernel.interrupt(12345)
             assert await kernel.payload(Opcode.READ, NOW, READ) == b"5-7"
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("reader", [os.getpid(), 0])
+def test_a_signal_that_does_not_kill(reader: int) -> None:
+    """A reader that gets any other signal waits on and gets its bytes; so does the kernel itself."""
+
+    async def main() -> None:
+        async with served(files := Files()) as kernel:
+            stuck = kernel.send(Opcode.READ, WAIT, READ, pid=reader)
+            await blocked()
+            kernel.interrupt(stuck)
+            assert await kernel.payload(Opcode.READ, NOW, READ) == b"5-7"
+            assert not kernel.answered(stuck)
+            files.go.set()
+            assert (await kernel.answer(stuck)).payload == b"waited for"
 
     trio.run(main)
 
