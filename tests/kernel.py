@@ -141,7 +141,7 @@ class Kernel:
         """Return whether a request's answer has come."""
         while True:
             try:
-                data = self.socket.recv(2 << 20)
+                data = self.socket.recv(1 << 18)
             except BlockingIOError:
                 return unique in self._answers
             length, number, answered = _HEAD.unpack_from(data)
