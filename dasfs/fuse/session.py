@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 100e-6
 # Other tasks get their turn at least this often.
 TURN_S: Final = 2e-3
+# How often it is looked whether somebody who got a signal while waiting is killed after all.
+LIFE_CHECK_S: Final = 0.25
 # After so many looks in vain the next so many waits go to sleep at once.
 PATIENCE: Final = 4
 PAUSE: Final = 32
@@ -190,20 +192,25 @@ class Session:
             self._under_way[request.unique] = waiting = _UnderWay(request.pid)
             nursery.start_soon(self._answer, request, handler, waiting.scope)
         elif request.opcode == Opcode.INTERRUPT:
-            self._interrupt(*INTERRUPT.unpack_from(request.body))
+            (unique,) = INTERRUPT.unpack_from(request.body)
+            if unique in self._under_way:
+                nursery.start_soon(self._interrupt, unique)
         elif request.opcode in NO_ANSWER:
             self._files.forget(request)
         else:
             self._send(ANSWER.pack(HEAD, -(errno.EROFS if request.opcode in CHANGES else errno.ENOSYS), request.unique))
 
-    def _interrupt(self, unique: int) -> None:
-        """Give a request up whose reader is being killed.
+    async def _interrupt(self, unique: int) -> None:
+        """Give a request up once its reader is being killed.
 
-        The kernel asks for that at any signal. But who reads a file does not expect `EINTR`, so all others wait on.
+        The kernel asks for that at the first signal, whichever that is, and not again. But who reads a file does not
+        expect `EINTR`, so readers that live on wait on.
         """
-        waiting = self._under_way.get(unique)
-        if waiting is not None and is_dying(waiting.thread):
-            waiting.scope.cancel()
+        while (waiting := self._under_way.get(unique)) is not None:
+            if is_dying(waiting.thread):
+                waiting.scope.cancel()
+                return
+            await trio.sleep(LIFE_CHECK_S)
 
     async def _answer(self, request: Request, handler: Waiting, scope: trio.CancelScope) -> None:
         begun = time.perf_counter()
