@@ -15,7 +15,7 @@ from dasfs.config import MountConfig
 from dasfs.endpoint import Address
 from dasfs.errors import InvalidInput
 from dasfs.fuse.attributes import Ownership
-from dasfs.fuse.mount import MountOptions
+from dasfs.fuse.mount_options import MountOptions
 
 DEFAULT_CACHE_SIZE: Final = "20GiB"
 DEFAULT_MEMORY: Final = "256MiB"

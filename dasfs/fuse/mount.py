@@ -10,43 +10,25 @@ import logging
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import trio
 
 from dasfs.cache.blocks import BlockCacheOptions, open_block_cache
-from dasfs.cache.catalog import Catalog
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.index import IndexCache
-from dasfs.cache.names_keeper import NamesKeeper
-from dasfs.cache.remote import Remote
-from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
-from dasfs.fuse.access_log_switch import AccessLogSwitch
-from dasfs.fuse.announcements import Announcements
-from dasfs.fuse.announcing import Announcer
-from dasfs.fuse.attributes import Ownership
-from dasfs.fuse.content import Content
 from dasfs.fuse.device import Device
-from dasfs.fuse.door import Admission, Door, open_door, plan_socket
 from dasfs.fuse.invalidation import Invalidator
+from dasfs.fuse.mount_options import MountOptions
+from dasfs.fuse.mount_parts import assemble
 from dasfs.fuse.mountpoint import check, check_outside, prepare
-from dasfs.fuse.operations import Operations
 from dasfs.fuse.protocol import Capacity
-from dasfs.fuse.recorder import Recorder, recording
 from dasfs.fuse.session import Session
 from dasfs.fuse.status import Status
-from dasfs.fuse.top import render_top
-from dasfs.fuse.tree import Tree
 from dasfs.fuse.tuning import raise_read_ahead
-from dasfs.loop import LoopCaller
-from dasfs.metrics import RequestCounts
 from dasfs.notify import Notifier
 from dasfs.stores.base import Store
 
@@ -58,32 +40,6 @@ CAPACITY: Final = Capacity(max_readahead=1 << 20, background=512)
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # How long requests may go on after SIGTERM before they are cancelled.
 GRACE_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class MountOptions:
-    """How a store is mounted. Sizes are bytes, times seconds. `dataset`, where given, stands at the root."""
-
-    mountpoint: str
-    cache_directory: str
-    cache_size: int
-    refresh_s: float
-    deadline_s: float
-    ownership: Ownership
-    allow_other: bool = False
-    dataset: str | None = None
-    replace: bool = False
-    # Where metrics are served, beside `.dasfs/metrics`.
-    metrics: Address | None = None
-    # The file where each read is written down.
-    access_log: str | None = None
-    # The path of the mount's socket; None: a place of its own.
-    control: str | None = None
-    # Check each block of the cache at each read, not only when it came and at its first use after a restart.
-    verify_always: bool = False
-    # What is in memory and in flight together: half for blocks, a quarter for compressed datapoints, an eighth for the
-    # index; the rest is the slack of all of them.
-    memory: int = 256 << 20
 
 
 def run_mount(
@@ -141,40 +97,19 @@ async def _serve(
             open_block_cache(directory, store, cache) as blocks,
             trio.open_nursery() as nursery,
         ):
-            remote = Remote(deadline_s=options.deadline_s)
-            catalog = Catalog(nursery, store, index, remote, refresh_s=options.refresh_s, only=options.dataset)
+            parts = assemble(nursery, store, directory, mountpoint, options, index, blocks)
+            catalog, status = parts.catalog, parts.status
             if options.dataset is not None and await catalog.dataset(options.dataset) is None:
                 raise NotFound(f"{store.url} has no dataset {options.dataset}")
-            names = NamesKeeper(nursery, catalog, index, directory.path("names"))
-            tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset, names=names)
-            content = Content(nursery, store, remote, tree, catalog, blocks, memory=options.memory // 4)
-            requests = store.requests or RequestCounts()
-            recorder = Recorder(tree.place_of)
-            status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests, recorder=recorder)
-            operations = Operations(tree, content, status, index, options.ownership)
-            door = Door(status, operations.requests)
-            announcements = Announcements(nursery, catalog, index, blocks, only=options.dataset)
-            content.note, status.announcements = announcements.note, announcements
-            operations.follow = announcements.follow_snapshot
-            operations.announcer = Announcer(announcements, LoopCaller(nursery, timeout_s=options.deadline_s))
-            operations.announcer.open(door)
-            door.pages["/top.json"] = door.show_json(partial(render_top, status))
-            door.receivers["/access-log"] = AccessLogSwitch(recorder, mountpoint, os.geteuid()).receive
-            plan = plan_socket(options.control, directory.root, mountpoint, _admission(options))
             # Before there is a mount, so that no signal can leave a dead one behind.
-            with (
-                trio.open_signal_receiver(*SIGNALS) as signals,
-                open_door(door, status, plan, options.metrics),
-                closing(names),
-                recording(recorder, options.access_log),
-            ):
+            with trio.open_signal_receiver(*SIGNALS) as signals, parts.opened(options):
                 device = _mount(store.url, mountpoint, options)
                 try:
-                    catalog.subscribe(Invalidator(tree, content, catalog, index, device).prepare)
+                    catalog.subscribe(Invalidator(parts.tree, parts.content, catalog, index, device).prepare)
                     nursery.start_soon(catalog.run)
                     nursery.start_soon(status.rates.run)
                     nursery.start_soon(_announce, mountpoint, ready, notifier, status)
-                    session = Session(device, operations, deadline_s=options.deadline_s)
+                    session = Session(device, parts.operations, deadline_s=options.deadline_s)
                     nursery.start_soon(_obey, signals, session)
                     await session.run(grace_s=GRACE_S)
                 finally:
@@ -183,11 +118,6 @@ async def _serve(
                     nursery.cancel_scope.cancel()
     finally:
         index.close()
-
-
-def _admission(options: MountOptions) -> Admission:
-    owner = options.ownership
-    return Admission(os.geteuid(), options.allow_other, owner.uid, owner.gid, 0o555 & ~owner.umask)
 
 
 def _mount(source: str, mountpoint: str, options: MountOptions) -> Device:
@@ -235,18 +165,3 @@ def _dump_tasks() -> None:
         frames = traceback.StackSummary.extract(task.iter_await_frames())
         sys.stderr.write(f"task {task.name}:\n{''.join(frames.format())}\n")
         waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-
-
-def _shown(options: MountOptions) -> dict[str, object]:
-    """Return the options as the status file shows them."""
-    return {
-        "cache_directory": options.cache_directory,
-        "cache_size": options.cache_size,
-        "refresh_s": options.refresh_s,
-        "deadline_s": options.deadline_s,
-        "memory": options.memory,
-        "allow_other": options.allow_other,
-        "dataset": options.dataset,
-        "metrics": None,  # until there is a port
-        "verify": "always" if options.verify_always else "once",
-    }

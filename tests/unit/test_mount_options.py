@@ -11,7 +11,7 @@ from dasfs.cli.mount_options import build_options, parse_options
 from dasfs.config import MountConfig
 from dasfs.endpoint import Address
 from dasfs.errors import InvalidInput
-from dasfs.fuse.mount import MountOptions
+from dasfs.fuse.mount_options import MountOptions
 
 
 def build(*texts: str, config: MountConfig | None = None, mountpoint: str = "/mnt/data") -> MountOptions:
