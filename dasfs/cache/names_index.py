@@ -26,6 +26,8 @@ from dasfs.names import MAX_NUMBER, DatapointName, DatapointNumber, DatarangeId
 
 # Directories whose number is at hand while an update runs; files of one directory mostly follow each other.
 MAX_DIRECTORIES: Final = 10_000
+# KiB of SQLite's memory for lookups: all of an index of 200,000 paths, and of a larger one the upper levels.
+READ_MEMORY_KIB: Final = 16 << 10
 # KiB of SQLite's memory while an update runs: paths arrive in any order, and go to the middle of an index.
 WRITE_MEMORY_KIB: Final = 32 << 10
 # Tildes that are tried before a name that should not exist.
@@ -71,12 +73,12 @@ class NamesIndex:
     def __init__(self, path: str, dataset_id: str) -> None:
         self._path = path
         self.dataset_id = dataset_id
-        self._reader, _ = open_database(path, sql.SCHEMA)
+        self._reader = _open(path)
         row = self._row(sql.LOAD_ABOUT, ())
         if row is not None and row[0] != dataset_id:
             self._reader.close()
             remove_database(path)
-            self._reader, _ = open_database(path, sql.SCHEMA)
+            self._reader = _open(path)
             row = None
         if row is None:
             with translated(path), self._reader:
@@ -200,6 +202,12 @@ class NamesIndex:
         except apsw.Error:
             with translated(self._path):  # not around the query: that costs as much as the query
                 raise
+
+
+def _open(path: str) -> apsw.Connection:
+    connection, _ = open_database(path, sql.SCHEMA)
+    connection.pragma("cache_size", -READ_MEMORY_KIB)
+    return connection
 
 
 class _Update:
