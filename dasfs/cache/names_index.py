@@ -7,10 +7,11 @@ Several datapoints may have one path: the highest number is shown under it, the 
 whose path is that of a directory.
 
 **Concurrency:** reading is done by one thread (the mount's trio thread) on its own connection, inline: 5 µs a lookup.
-`update` runs in another thread, one at a time, on a second connection; readers see what it wrote after `renew`.
+`update` runs in another thread, one at a time, on a second connection; readers see what it wrote after `release`.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ from dasfs.names import MAX_NUMBER, DatapointName, DatapointNumber, DatarangeId
 
 # Directories whose number is at hand while an update runs; files of one directory mostly follow each other.
 MAX_DIRECTORIES: Final = 10_000
+# KiB of SQLite's memory for lookups: all of an index of 200,000 paths, and of a larger one the upper levels.
+READ_MEMORY_KIB: Final = 16 << 10
 # KiB of SQLite's memory while an update runs: paths arrive in any order, and go to the middle of an index.
 WRITE_MEMORY_KIB: Final = 32 << 10
 # Tildes that are tried before a name that should not exist.
@@ -70,12 +73,12 @@ class NamesIndex:
     def __init__(self, path: str, dataset_id: str) -> None:
         self._path = path
         self.dataset_id = dataset_id
-        self._reader, _ = open_database(path, sql.SCHEMA)
+        self._reader = _open(path)
         row = self._row(sql.LOAD_ABOUT, ())
         if row is not None and row[0] != dataset_id:
             self._reader.close()
             remove_database(path)
-            self._reader, _ = open_database(path, sql.SCHEMA)
+            self._reader = _open(path)
             row = None
         if row is None:
             with translated(path), self._reader:
@@ -85,14 +88,24 @@ class NamesIndex:
         self._reader.close()
 
     def renew(self) -> None:
-        """Let readers see what `update` has written, from now until the next call.
+        """Keep one read transaction open from now on: beginning one costs several times a query."""
+        with translated(self._path):
+            if not self._reader.in_transaction:
+                self._reader.execute("BEGIN")
 
-        Between the calls one read transaction is open, since beginning one costs several times a query.
-        """
+    def release(self) -> None:
+        """Let readers see what `update` has written since `renew`."""
         with translated(self._path):
             if self._reader.in_transaction:
                 self._reader.execute("COMMIT")
-            self._reader.execute("BEGIN")
+
+    def settle(self) -> None:
+        """Take what was written over into the database proper, in any thread, between `release` and `renew`.
+
+        The log that SQLite writes first would grow with every update otherwise.
+        """
+        with translated(self._path), closing(connect(self._path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def discard(self) -> None:
         """Close and delete it: what to do when `Corrupt` was raised."""
@@ -159,20 +172,16 @@ class NamesIndex:
         Rows that are right already stay, so that what was aggregated is only compared. `complete` says that all of
         `snapshot` is here then, but for what can't be read. Raises what reading the sources raises.
         """
-        connection = connect(self._path)
-        try:
-            with translated(self._path), connection:
-                connection.pragma("cache_size", -WRITE_MEMORY_KIB)
-                connection.execute(sql.BEGIN_TOUCHED)
-                update = _Update(connection)
-                for source in sources:
-                    update.add(source)
-                if complete:
-                    update.drop_all_but(snapshot)
-                    connection.execute(sql.SET_COMPLETE)
-                update.drop_empty()
-        finally:
-            connection.close()
+        with translated(self._path), closing(connect(self._path)) as connection, connection:
+            connection.pragma("cache_size", -WRITE_MEMORY_KIB)
+            connection.execute(sql.BEGIN_TOUCHED)
+            update = _Update(connection)
+            for source in sources:
+                update.add(source)
+            if complete:
+                update.drop_all_but(snapshot)
+                connection.execute(sql.SET_COMPLETE)
+            update.drop_empty()
 
     def _is_hidden(self, number: int, parent: int, name: bytes) -> bool:
         """Return whether a file's own name shows another one, or a directory."""
@@ -193,6 +202,12 @@ class NamesIndex:
         except apsw.Error:
             with translated(self._path):  # not around the query: that costs as much as the query
                 raise
+
+
+def _open(path: str) -> apsw.Connection:
+    connection, _ = open_database(path, sql.SCHEMA)
+    connection.pragma("cache_size", -READ_MEMORY_KIB)
+    return connection
 
 
 class _Update:

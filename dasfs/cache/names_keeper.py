@@ -3,20 +3,21 @@
 Until an index is whole nobody sees it. What was built is kept, datarange by datarange, whatever ends the building; a
 later revision is brought in by one transaction, and only what it changes.
 
-**Concurrency:** one trio thread; an index is written in a thread of its own, one at a time for all datasets, and one
-task does it for all that wait. Whoever stops waiting does not stop the work.
+**Concurrency:** one trio thread; an index is written in a thread, and one task does it for all that wait. Whoever stops
+waiting does not stop the work.
 """
 
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 
 from dasfs.cache.catalog import Catalog
+from dasfs.cache.directory import translated_errors
 from dasfs.cache.index import IndexCache, ManifestView
 from dasfs.cache.names_index import NamePage, NamesIndex, NameSource
 from dasfs.cache.remote import SingleFlight
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 SHARE_OF_WAIT: Final = 0.9
 # How often building begins again because what it reads was replaced meanwhile.
 MAX_STARTS: Final = 20
+# Datasets whose indexes are written at once: a large one must not hold up the others.
+MAX_WRITES: Final = 4
 # Dataranges that are brought into an index that nobody sees yet in one transaction.
 BATCH: Final = 16
 
@@ -62,7 +65,7 @@ class NamesKeeper:
         self._directory = directory
         self._kept: dict[str, KeptNames] = {}
         self._flights: SingleFlight[str] = SingleFlight(nursery)
-        self._thread = trio.CapacityLimiter(1)
+        self._threads = trio.CapacityLimiter(MAX_WRITES)
         self._ended = threading.Event()
         self._generations = 0
 
@@ -91,6 +94,9 @@ class NamesKeeper:
         """
         state = await self._catalog.dataset(dataset)
         if state is None:
+            gone = self._kept.pop(dataset, None)
+            if gone is not None:
+                gone.index.discard()
             raise NotFound(f"no dataset {dataset}")
         left = (trio.current_effective_deadline() - trio.current_time()) * SHARE_OF_WAIT
         with trio.move_on_after(max(left if patience_s is None else min(left, patience_s), 0)):
@@ -122,8 +128,9 @@ class NamesKeeper:
             try:
                 kept = self._open(snapshot)
                 await self._fill(kept, snapshot)
-                kept.index.renew()
+                kept.index.release()
                 kept.snapshot = snapshot
+                await self._settle(kept)
             except ObjectChanged:
                 await self._catalog.refresh_now(dataset)
             except Corrupt:
@@ -132,6 +139,14 @@ class NamesKeeper:
                 return
         raise Corrupt(f"the index of the original paths of {dataset} can't be built")
 
+    async def _settle(self, kept: KeptNames) -> None:
+        """Tidy up behind an update, and make lookups quick again. What fails here costs space and speed only."""
+        try:
+            await self._in_thread(kept.index.settle)
+        except DasfsError as error:
+            log.debug("%s", error)
+        kept.index.renew()
+
     def _open(self, snapshot: Snapshot) -> KeptNames:
         kept = self._kept.get(snapshot.dataset)
         if kept is not None and kept.index.dataset_id == snapshot.dataset_id:
@@ -139,7 +154,8 @@ class NamesKeeper:
         if kept is not None:
             kept.index.close()
             del self._kept[snapshot.dataset]
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        with translated_errors(self._directory):
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
         index = NamesIndex(os.path.join(self._directory, f"{snapshot.dataset}.sqlite"), snapshot.dataset_id)
         self._generations += 1
         kept = self._kept[snapshot.dataset] = KeptNames(index, self._generations)
@@ -189,7 +205,7 @@ class NamesKeeper:
             kept.index.update(snapshot, sources, complete=complete)
 
         try:
-            await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._thread)
+            await self._in_thread(work)
         except _IndexCacheDamaged as error:
             self._catalog.rebuild()
             raise ObjectChanged(str(error)) from error
@@ -197,6 +213,10 @@ class NamesKeeper:
             for view in views:
                 self._catalog.forget_view(snapshot.dataset_id, view.id)
             raise ObjectChanged(str(error)) from error
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        """Write to an index. A mount that ends does not wait for it: what is in no transaction yet is lost."""
+        await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
 
     def _pages(self, kept: KeptNames, view: ManifestView) -> Iterator[NamePage]:
         """Yield the names of a datarange, in the thread that writes them."""

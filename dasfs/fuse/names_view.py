@@ -10,6 +10,7 @@ A position in a listing is the number of a directory, or 2^48 plus how many data
 deadline.
 """
 
+import logging
 import os
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from dasfs.fuse.datapoints import Datapoints
 from dasfs.fuse.inodes import DatapointPlace, InodeTable, Lives, life_of
 from dasfs.fuse.nodes import Attributes, Entries, Entry, Located, datapoint_attributes
 from dasfs.names import DatapointNumber
+
+log = logging.getLogger(__name__)
 
 # A path may mean another datapoint, or none, with the next revision.
 NAME_KEPT_S: Final = 1
@@ -154,11 +157,16 @@ class NamesView:
         if kept is None:
             old, shown = self._keeper.peek(self._dataset), self._shown
             usable = shown is not None and old is shown.kept and old.snapshot is shown.snapshot
+            patience_s = self._patience_s() if usable else None
             try:
-                kept = await self._keeper.bring(self._dataset, patience_s=self._patience_s() if usable else None)
-            except (NotReady, StoreUnavailable):
+                kept = await self._keeper.bring(self._dataset, patience_s=patience_s)
+            except NotFound:
+                raise
+            except DasfsError as error:
                 if not usable or shown is None:
                     raise
+                if patience_s and not isinstance(error, (NotReady, StoreUnavailable)):
+                    log.warning("the original paths of %s are shown as they were: %s", self._dataset, error)
                 return shown
         return self._show(kept)
 

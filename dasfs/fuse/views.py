@@ -18,7 +18,7 @@ from typing import Final
 from dasfs.cache.catalog import Catalog
 from dasfs.cache.names_keeper import NamesKeeper
 from dasfs.cache.names_schema import ROOT_DIRECTORY
-from dasfs.errors import InvalidInput, NotFound
+from dasfs.errors import InvalidInput, NoLongerKept, NotFound
 from dasfs.fuse.datapoints import Datapoints, parse_name
 from dasfs.fuse.inodes import Inode, InodeTable
 from dasfs.fuse.listing import Lister
@@ -154,10 +154,10 @@ class Views:
             return None
         try:
             return await view.attributes()
-        except NotFound as error:
-            if type(error) is NotFound:
-                return None
+        except NoLongerKept:
             raise
+        except NotFound:
+            return None
 
     def find(self, inode: int) -> Directory | None:
         """Return the virtual directory that `inode` is, or None."""

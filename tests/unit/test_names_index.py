@@ -41,6 +41,8 @@ def update(index: NamesIndex, dataranges: list[Datarange], paths: Numbered) -> N
     snapshot: Snapshot = replace(nothing("set"), dataranges=tuple(sorted(dataranges, key=lambda each: each.first)))
     there = index.dataranges()
     index.update(snapshot, [source(each, paths) for each in dataranges if str(each.id) not in there], complete=True)
+    index.release()
+    index.settle()
     index.renew()
 
 
