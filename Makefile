@@ -46,7 +46,7 @@ soak:  ## half an hour of writers, readers, aggregation and collection; what mus
 	@$(BIN)/python -m bench.soak $(SOAK)
 
 bench/fuse_memory: bench/fuse_memory.c
-	@.ci/setup
+	@.ci/setup test
 	@$(BIN)/python -m bench.programs fuse_memory
 
 docs:  ## build the documentation into site/

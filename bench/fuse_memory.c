@@ -83,7 +83,7 @@ static fuse_ino_t find(const char *name)
 static void do_init(void *data, struct fuse_conn_info *connection)
 {
 	(void)data;
-	/* Always readdirplus, as in pyfuse3; the kernel's own choice would answer `ls -f` without attributes. */
+	/* Always readdirplus; the kernel's own choice would answer `ls -f` without attributes. */
 	connection->want |= connection->capable & FUSE_CAP_READDIRPLUS;
 	connection->want &= ~(unsigned)FUSE_CAP_READDIRPLUS_AUTO;
 }

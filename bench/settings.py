@@ -31,6 +31,7 @@ class Settings:
     aggregated: int = 40  # dataranges
     aggregated_size: int = 8 * MIB
     daemon_files: tuple[tuple[int, int], ...] = ((100_000, 10_000), (1_000, 10_000_000))  # files, size
+    daemon_uploads: tuple[tuple[int, int], ...] = ((100_000, 10_000), (300, 10_000_000))  # the gateway holds 8 GiB
     backlog: int = 1_000_000
 
     @property
@@ -53,6 +54,7 @@ QUICK: Final = Settings(
     put_files=20_000,
     aggregated=20,
     daemon_files=((10_000, 10_000), (100, 10_000_000)),
+    daemon_uploads=((10_000, 10_000), (100, 10_000_000)),
     backlog=100_000,
 )
 SMOKE: Final = Settings(
@@ -74,5 +76,6 @@ SMOKE: Final = Settings(
     aggregated=2,
     aggregated_size=6 * MIB,
     daemon_files=((50, 1_000),),
+    daemon_uploads=((50, 1_000),),
     backlog=200,
 )

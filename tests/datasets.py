@@ -55,6 +55,21 @@ def add(store: Store, name: str, first: int, contents: Sequence[bytes], **option
     return dataset.log.commit(Change(Operation.UPLOAD, add=(added,)), snapshot)
 
 
+def add_named(store: Store, name: str, first: int, files: Mapping[str, bytes]) -> Snapshot:
+    """Pack, upload and commit files under their original paths, numbered from `first` on as they stand."""
+    dataset = Dataset(store, name)
+    snapshot = dataset.log.replay()
+    if snapshot.deleted:
+        snapshot = dataset.log.create()
+    with DatarangeWriter(name, Compression.parse("none")) as writer:
+        for number, (path, content) in enumerate(files.items(), first):
+            extension = path.rpartition("/")[2].partition(".")[2]
+            writer.add(number, extension, MTIME, content, original_name=path)
+        with writer.finish() as packed:
+            added = upload(store, dataset.keys, packed, snapshot.last_counter + 1)
+    return dataset.log.commit(Change(Operation.UPLOAD, add=(added,)), snapshot)
+
+
 def damage(store: Store, key: str, offset: int, data: bytes) -> None:
     """Overwrite some bytes of an object."""
     content = bytearray(store.get(key))

@@ -1,7 +1,7 @@
 """The parts of a mount, put together as `dasfs mount` does, but without a kernel."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,23 @@ from dasfs.names import DatarangeId
 from dasfs.stores import Store
 from dasfs.stores.base import MIB
 from tests import datasets
+from tests.kernel import Kernel, served
 
 PATIENCE_S = 20.0
 END_OF_TAR = 1024
+
+
+class Told:
+    """A kernel that takes note of what it is told: inodes, and names with the inode of their directory."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def drop_name(self, directory: Inode, name: bytes) -> None:
+        self.told.append((directory, name))
+
+    def drop_inode(self, inode: Inode) -> None:
+        self.told.append(inode)
 
 
 @dataclass(frozen=True)
@@ -45,15 +59,18 @@ class Parts:
     blocks: BlockCache
     invalidator: Invalidator
     operations: Operations
+    # What the invalidator told the kernel.
+    told: list[object]
+
+    def served(self, *, deadline_s: float = PATIENCE_S) -> AbstractAsyncContextManager[Kernel]:
+        """Let a session serve the mount, and hand out the kernel that asks it."""
+        return served(self.operations, deadline_s=deadline_s)
 
     async def read(self, inode: int, offset: int = 0, size: int = 1 << 30) -> bytes:
-        """Open, read and close a datapoint."""
+        """Open and read a datapoint."""
         file = self.content.open(await self.tree.locate(inode))
-        try:
-            data = self.content.read_cached(file, offset, size)
-            return await self.content.read(file, offset, size) if data is None else data
-        finally:
-            self.content.close(file)
+        data = self.content.read_cached(file, offset, size)
+        return await self.content.read(file, offset, size) if data is None else data
 
     async def inode(self, dataset: str, name: str) -> Inode:
         """Return the inode of a datapoint that is there."""
@@ -87,10 +104,11 @@ async def opened_parts(
                 tree = Tree(catalog, index, mounted_at=1_700_000_000, only=only, names=names)
                 content = Content(nursery, store, remote, tree, catalog, blocks)
                 status = Status(store.url, "/mnt", {}, catalog, blocks)
-                operations = Operations(tree, content, status, index, Ownership(1, 2, 0o022), deadline_s=deadline_s)
-                invalidator = Invalidator(tree, content, catalog, index)
+                operations = Operations(tree, content, status, index, Ownership(1, 2, 0o022))
+                kernel = Told()
+                invalidator = Invalidator(tree, content, catalog, index, kernel)
                 with closing(names):
-                    yield Parts(store, index, catalog, tree, content, blocks, invalidator, operations)
+                    yield Parts(store, index, catalog, tree, content, blocks, invalidator, operations, kernel.told)
                 nursery.cancel_scope.cancel()
         finally:
             index.close()

@@ -1,16 +1,18 @@
 """The sync daemon: its speed beside `tar`, its memory with a long backlog, and how soon a file is seen.
 
-The store is a folder: a gateway on the same two cores would be most of what is measured.
+Backlog and latency have a folder for a store: a gateway on the same two cores would be most of what is measured.
 """
 
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.cases.put import TAR, upload_tar
 from bench.daemon import DATASET, Daemon
 from bench.material import make_files, remove
 from bench.outcome import Aim, Outcome, Row
@@ -23,31 +25,63 @@ TIMEOUT_S: Final = 1800.0
 # Until nothing about the files that were just made counts as changed.
 SETTLE_S: Final = 2.5
 GONE_POLL_S: Final = 1.0
-TAR: Final = "tar into one file"
+TAR_FILE: Final = "tar into one file"
 FASTEST: Final = {"settle": "0.2s", "datarange_age": "0.5s"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A store that the daemon fills, with a number for each round, and the tar that is written beside it."""
+
+    peer: str
+    files: Sequence[tuple[int, int]]  # how many, and their size
+    store: Callable[[int], str]
+    tar: Callable[[Path], float]
+    clean: Callable[[int], None]
 
 
 def daemon(rig: Rig) -> Outcome:
     """Move many small and some large files from a write directory into a dataset, by turns with `tar`.
 
-    The files are there and settled when the daemon starts, and it is timed from the start of its process. They are
-    links to the same files that `tar` reads, so that both find them in the kernel's cache or not.
+    Once into a folder, beside a tar in one file, and once into the gateway, beside a tar in one multipart upload. The
+    files are there and settled when the daemon starts, and it is timed from the start of its process. They are links
+    to the same files that `tar` reads, so that both find them in the kernel's cache or not.
     """
     outcome = Outcome("daemon", "The daemon")
-    for files, size in rig.settings.daemon_files:
-        source = rig.work / "files"
-        make_files(source, size, files, rig.settings.seed)
-        what = f"{files:,} files of {size / 1000:g} kB"
-        for number in range(rig.settings.slow_rounds):
-            store = rig.work / f"store-{number}"
-            before = sum(os.times()[:4])
-            outcome.add_sample(f"tar, {what}, s", tar(source, rig.work / "all.tar"))
-            outcome.add_sample(f"tar, {what}, CPU s", sum(os.times()[:4]) - before)
-            _drain(make_daemon(rig, "daemon", store, {"datarange_age": "1s"}), source, what, outcome)
-            remove(store)
-        remove(source)
-        _daemon_rows(outcome, what, files, files * size / MB)
+    gateway = rig.gateway
+    folder = _Place(
+        TAR_FILE,
+        rig.settings.daemon_files,
+        lambda number: f"file://{rig.work / f'store-{number}'}",
+        lambda source: tar(source, rig.work / "all.tar"),
+        lambda number: remove(rig.work / f"store-{number}"),
+    )
+    bucket = _Place(
+        TAR,
+        rig.settings.daemon_uploads,
+        lambda number: f"{gateway.store}-{number}",
+        lambda source: upload_tar(gateway, source, "tar"),
+        lambda _number: gateway.empty(),
+    )
+    for place in (folder, bucket):
+        for files, size in place.files:
+            _compare(rig, outcome, place, files, size)
     return outcome
+
+
+def _compare(rig: Rig, outcome: Outcome, place: _Place, files: int, size: int) -> None:
+    """Measure the daemon beside one peer with so many files of one size."""
+    source = rig.work / "files"
+    make_files(source, size, files, rig.settings.seed)
+    what = f"{files:,} files of {size / 1000:g} kB, beside {place.peer}"
+    for number in range(rig.settings.slow_rounds):
+        before = sum(os.times()[:4])
+        outcome.add_sample(f"tar, {what}, s", place.tar(source))
+        outcome.add_sample(f"tar, {what}, CPU s", sum(os.times()[:4]) - before)
+        _drain(make_daemon(rig, "daemon", place.store(number), {"datarange_age": "1s"}), source, what, outcome)
+        place.clean(number)
+    remove(source)
+    _daemon_rows(outcome, what, place.peer, files, files * size / MB)
 
 
 def tar(source: Path, target: Path) -> float:
@@ -60,12 +94,12 @@ def tar(source: Path, target: Path) -> float:
     return seconds
 
 
-def make_daemon(rig: Rig, name: str, store: Path, settings: Mapping[str, str]) -> Daemon:
+def make_daemon(rig: Rig, name: str, store: str, settings: Mapping[str, str]) -> Daemon:
     """Return a daemon, not yet running, and the dataset that it is to fill."""
-    store.mkdir(parents=True)
-    url = f"file://{store}"
-    rig.dasfs("dataset", "create", DATASET, "--store", url)
-    made = Daemon(rig.work / name, url, rig.gateway.environment, settings)
+    if store.startswith("file://"):
+        Path(store.removeprefix("file://")).mkdir(parents=True)
+    rig.dasfs("dataset", "create", DATASET, "--store", store)
+    made = Daemon(rig.work / name, store, rig.gateway.environment, settings)
     made.prepare()
     return made
 
@@ -86,22 +120,23 @@ def _drain(taker: Daemon, source: Path, what: str, outcome: Outcome) -> None:
     remove(taker.home)
 
 
-def _daemon_rows(outcome: Outcome, what: str, files: int, megabytes: float) -> None:
+def _daemon_rows(outcome: Outcome, what: str, peer: str, files: int, megabytes: float) -> None:
     def rate(amount: float, sample: str) -> float | None:
         seconds = outcome.median(sample)
         return amount / seconds if seconds else None
 
     committed, removed, tar_s = (f"daemon, {what}, committed, s", f"daemon, {what}, removed, s", f"tar, {what}, s")
     aim = Aim(0.9)
+    name = what.partition(", beside")[0]
     outcome.rows += [
-        Row(f"{what}, until committed", "files/s", rate(files, committed), TAR, rate(files, tar_s), aim),
-        Row(f"{what}, until committed", "MB/s", rate(megabytes, committed), TAR, rate(megabytes, tar_s), aim),
-        Row(f"{what}, until removed", "files/s", rate(files, removed)),
-        Row(f"{what}, peak memory", "MiB", outcome.median(f"daemon, {what}, peak MiB")),
+        Row(f"{name}, until committed", "files/s", rate(files, committed), peer, rate(files, tar_s), aim),
+        Row(f"{name}, until committed", "MB/s", rate(megabytes, committed), peer, rate(megabytes, tar_s), aim),
+        Row(f"{name}, until removed", "files/s", rate(files, removed)),
+        Row(f"{name}, peak memory", "MiB", outcome.median(f"daemon, {what}, peak MiB")),
     ]
     for each in ("committed", "removed"):
         ours = outcome.median(f"daemon, {what}, {each}, CPU s")
-        outcome.rows.append(Row(f"{what}, CPU until {each}", "s", ours, TAR, outcome.median(f"tar, {what}, CPU s")))
+        outcome.rows.append(Row(f"{name}, CPU until {each}", "s", ours, peer, outcome.median(f"tar, {what}, CPU s")))
 
 
 def backlog(rig: Rig) -> Outcome:
@@ -111,7 +146,7 @@ def backlog(rig: Rig) -> Outcome:
     """
     outcome = Outcome("backlog", "A backlog of the daemon")
     files, store, away = rig.settings.backlog, rig.work / "store", rig.work / "away"
-    taker = make_daemon(rig, "daemon", store, {"datarange_age": "1s"})
+    taker = make_daemon(rig, "daemon", f"file://{store}", {"datarange_age": "1s"})
     _make_backlog(taker.directory, files)
     os.rename(store, away)
     time.sleep(SETTLE_S)
@@ -183,7 +218,7 @@ def latency(rig: Rig) -> Outcome:
 
 def _latency(rig: Rig, outcome: Outcome, what: str, settings: Mapping[str, str], refresh_s: float, rounds: int) -> None:
     home = what.replace(" ", "-")
-    taker = make_daemon(rig, home, rig.work / f"{home}-store", settings)
+    taker = make_daemon(rig, home, f"file://{rig.work}/{home}-store", settings)
     with ExitStack() as stack:
         stack.enter_context(taker.running())
         taker.wait_ready()

@@ -2,8 +2,10 @@
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Final
 
+from bench.gateway import Gateway
 from bench.material import make_files
 from bench.outcome import DASFS, Aim, Outcome, Row
 from bench.processes import run
@@ -23,9 +25,7 @@ def put(rig: Rig) -> Outcome:
 
     def tar() -> None:
         number = len(outcome.samples.get(f"{TAR}, MB/s", ()))
-        upload = [sys.executable, str(HERE / "upload_stream.py"), gateway.bucket, f"{gateway.prefix}tar-{number}"]
-        pipe = f"set -o pipefail; tar -cf - -C {shlex.quote(str(folder))} . | {shlex.join(upload)}"
-        outcome.add_sample(f"{TAR}, MB/s", megabytes / run("bash", "-c", pipe, env=gateway.environment).seconds)
+        outcome.add_sample(f"{TAR}, MB/s", megabytes / upload_tar(gateway, folder, f"tar-{number}"))
 
     def ours() -> None:
         name = f"put-{len(outcome.samples.get(f'{DASFS}, MB/s', ()))}"
@@ -38,3 +38,10 @@ def put(rig: Rig) -> Outcome:
     mine, peer = (outcome.median(f"{name}, MB/s") for name in (DASFS, TAR))
     outcome.rows.append(Row(what, "MB/s", mine, TAR, peer, Aim(0.9), outcome.problems.get(TAR, "")))
     return outcome
+
+
+def upload_tar(gateway: Gateway, folder: Path, name: str) -> float:
+    """Pipe a tar of a folder into one multipart upload, and return the seconds that it took."""
+    upload = [sys.executable, str(HERE / "upload_stream.py"), gateway.bucket, f"{gateway.prefix}{name}"]
+    pipe = f"set -o pipefail; tar -cf - -C {shlex.quote(str(folder))} . | {shlex.join(upload)}"
+    return run("bash", "-c", pipe, env=gateway.environment).seconds

@@ -11,7 +11,7 @@ from typing import Final
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.model import Snapshot
-from dasfs.errors import DasfsError, NotFound
+from dasfs.errors import DasfsError, InvalidInput, NotFound
 from dasfs.stores import Scheme, open_store, parse_store_url
 from dasfs_daemon.config import DaemonConfig, Reader
 
@@ -90,6 +90,10 @@ def find_absences(reader: Reader, config: DaemonConfig) -> None:
             check_directory(dataset.directory)
         except DasfsError as error:
             reader.mistake(("datasets", name, "directory"), str(error))
+        try:
+            config.location(name)
+        except InvalidInput:
+            continue  # told where it was read
         try:
             snapshot = check_dataset(config, name)
             if dataset.datarange_size is None:

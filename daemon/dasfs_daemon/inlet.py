@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 # A directory that is away (not mounted yet) is looked for so often; one that can't be watched is scanned so often.
 RETRY_S: Final = 5.0
 UNWATCHED_SCAN_S: Final = 10.0
+# Rejected files are counted so often while there are some, so that those taken out are not told of for long.
+COUNT_S: Final = 10.0
 # A scan of a million files takes ten seconds of one core: it may not take more than a tenth of the time.
 SCAN_SHARE: Final = 10
 
@@ -58,6 +60,8 @@ class Inlet:
         # When each path may be looked at (trio's clock), ascending.
         self._settling: dict[bytes, float] = {}
         self._scan_at = trio.current_time()
+        self._count_at = float("inf")  # when rejected files are counted again
+        self._scanned = trio.Event()
         # Often enough that a file is taken soon after it settled, seldom enough that events come in batches.
         self._tick = min(max(config.settle / 4, 0.05), 0.5)
 
@@ -76,13 +80,32 @@ class Inlet:
             self._settling.clear()
             self._scan_at = min(self._scan_at, due)
 
+    async def tell_rejected(self) -> None:
+        """Tell how many rejected and refused files there are, and again now and then as long as there are some."""
+        started = trio.current_time()
+        rejected = await self._attempts.once(self._rejects.problem)
+        refused = await self._attempts.until_done("journal", self._intake.refused)
+        self._attempts.problems.set("rejected", rejected)
+        self._attempts.problems.set("refused", refused)
+        now = trio.current_time()
+        pause_s = max(COUNT_S, SCAN_SHARE * (now - started))
+        self._count_at = float("inf") if rejected is None and refused is None else now + pause_s
+
+    async def wait_scanned(self) -> None:
+        """Wait for the end of the scan that is under way, the first included."""
+        await self._scanned.wait()
+
     async def run(self) -> None:
         """Take files until cancelled."""
         try:
             while True:
                 if trio.current_time() >= self._scan_at:
+                    self._scanned = trio.Event()
                     await self._scan()
+                    self._scanned.set()
                 await self._look()
+                if trio.current_time() >= self._count_at:
+                    await self.tell_rejected()
                 await trio.sleep(self._tick)
                 await self._wait()
         finally:
@@ -91,7 +114,7 @@ class Inlet:
 
     async def _wait(self) -> None:
         """Wait until there are hints, a path is settled, or a scan is due; note the hints."""
-        until = min(self._scan_at, next(iter(self._settling.values()), self._scan_at))
+        until = min(self._scan_at, self._count_at, next(iter(self._settling.values()), self._scan_at))
         with trio.move_on_at(until):
             await self._hints.wait()
         paths, lost = self._hints.take()
@@ -110,7 +133,10 @@ class Inlet:
         for start in range(0, len(due), BATCH):
             batch = due[start : start + BATCH]
             being_written = self._hints.being_written()
-            self._note(await self._attempts.until_done("journal", lambda: self._intake.look(batch, being_written)))  # noqa: B023
+            looked = await self._attempts.until_done("journal", lambda: self._intake.look(batch, being_written))  # noqa: B023
+            self._note(looked)
+            if looked.rejected:
+                await self.tell_rejected()
 
     async def _scan(self) -> None:
         """Look at everything. What is wrong with the directory is told, and looked at again soon."""
@@ -122,7 +148,6 @@ class Inlet:
             if not await self._watch():
                 interval = min(interval, UNWATCHED_SCAN_S)
             looked = await self._attempts.once(self._intake.scan)
-            problem = await self._attempts.once(self._rejects.problem)
         except Closed:
             raise
         except DasfsError as error:
@@ -131,7 +156,7 @@ class Inlet:
             return
         self._attempts.problems.clear("directory")
         self._attempts.problems.set("subdirectory", looked.closed_off)
-        self._attempts.problems.set("rejected", problem)
+        await self.tell_rejected()
         self._tally.add(scans=1)
         self.last_scan = datetime.now(UTC)
         now = trio.current_time()

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 MAX_LATER: Final = 100_000
 # What is told about once: links, sockets and the like. Forgotten, and told again, beyond this many.
 MAX_TOLD: Final = 10_000
+# Refused files that are looked at; there is one where something is very wrong, or a hundred thousand.
+MAX_REFUSED: Final = 1000
 # Where the kernel can't say who writes, a file that was created and never closed counts as open for so long after its
 # last change: its close may have been lost.
 LOST_CLOSE_S: Final = 600.0
@@ -88,6 +90,21 @@ class Intake:
         looked = Looked()
         self._scan_below(b"", looked)
         return looked
+
+    def refused(self) -> DasfsError | None:
+        """Return what to tell of files that can neither be packed nor be moved away or removed; None where none is."""
+        rows = self._journal.refused(MAX_REFUSED)
+        gone = {key for key, path, _ in rows if not os.path.lexists(os.path.join(self._top, path))}
+        self._journal.forget(gone)
+        left = [(path, reason) for key, path, reason in rows if key not in gone]
+        if not left:
+            return None
+        path, reason = left[0]
+        more = f"{len(left):,}{' or more' if len(rows) == MAX_REFUSED else ''}"
+        return DasfsError(
+            f"files that the daemon can neither pack nor move away: {more}, as {show(path)}: {reason}",
+            hint="make room and let it write to their directories, then restart it; or take them away",
+        )
 
     def _scan_below(self, directory: bytes, looked: Looked) -> None:
         def closed_off(path: bytes, error: OSError) -> None:

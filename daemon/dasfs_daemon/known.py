@@ -35,6 +35,9 @@ CREATE TABLE path (
 """,
 )
 
+# A busy daemon makes a million dataranges a year, and aggregates them: what is gone is forgotten some thousand at once.
+MAX_GONE: Final = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -59,6 +62,17 @@ class KnownPaths:
         for datarange in snapshot.dataranges:
             if str(datarange.id) not in seen:
                 self.add(snapshot.dataset_id, datarange, dataset.load_manifest(datarange) if datarange.named else None)
+        if len(seen) > 2 * len(snapshot.dataranges) + MAX_GONE:
+            self._forget(snapshot)
+
+    def _forget(self, snapshot: Snapshot) -> None:
+        """Forget which dataranges were read that are not there any more. Their paths stay, with their numbers."""
+        key, seen = self._dataset(snapshot.dataset_id)
+        gone = seen.difference(str(each.id) for each in snapshot.dataranges)
+        with self._lock, translated(self._path), self._db:
+            rows = ((key, each) for each in gone)
+            self._db.executemany("DELETE FROM seen WHERE (dataset, datarange) = (?, ?)", rows)
+        seen -= gone
 
     def add(self, dataset_id: str, datarange: Datarange, manifest: Manifest | None) -> None:
         """Note the paths of one datarange; None: it has none."""

@@ -20,6 +20,7 @@ from dasfs.stores import Store
 from dasfs_daemon.aggregator import Aggregator
 from dasfs_daemon.attempts import Attempts
 from dasfs_daemon.background import BackgroundStore
+from dasfs_daemon.backlog import BacklogView
 from dasfs_daemon.collector import Collector
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.directory_lock import DirectoryLock
@@ -29,7 +30,7 @@ from dasfs_daemon.inlet import RETRY_S, Inlet
 from dasfs_daemon.intake import Intake
 from dasfs_daemon.journal import Closed
 from dasfs_daemon.log_fields import log_fields
-from dasfs_daemon.origin import DatarangeRow, OriginJournal, State, Waiting
+from dasfs_daemon.origin import DatarangeRow, OriginJournal, State
 from dasfs_daemon.outlet import Outlet
 from dasfs_daemon.plan import seconds_until_due
 from dasfs_daemon.planner import Plan, Planner
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 # How long to wait for room on the disk before looking again, and after a plan that found nothing to do.
 DISK_PAUSE_S: Final = 2.0
 EMPTY_PLAN_PAUSE_S: Final = 1.0
+# A million files are scanned in half a minute. A file system that is slower than that must not hold up what is taken.
+SCAN_PATIENCE_S: Final = 300.0
 
 
 class Life:
@@ -51,8 +54,7 @@ class Life:
 
     def __init__(self, name: str, config: DatasetConfig, store: Store, shared: Shared, attempts: Attempts) -> None:
         self.record = Record(Tally())
-        self.waiting = Waiting(0, 0, 0, None)
-        self.in_flight: dict[int, DatarangeRow] = {}
+        self._under_way: set[int] = set()  # rows of dataranges that are shipped, or wait for their turn
         self.recovered = False
         self._name = name
         self._config = config
@@ -61,6 +63,7 @@ class Life:
         self._stop = threading.Event()
         origin = shared.journal.origin(name, config.directory, store.url)
         self._journal = OriginJournal(shared.journal, origin)
+        self.backlog = BacklogView(self._journal, attempts)
         self._rejects = Rejects(name, config.directory)
         self._lock = DirectoryLock(config.directory)
         dataset = Dataset(store, name)
@@ -93,8 +96,10 @@ class Life:
         await self._own_directory()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.inlet.run)
+            nursery.start_soon(self.backlog.run)
             await self._attempts.until_done("journal", self._journal.retry_refused)
             rows = await self._attempts.until_done("store", self._shipping.recover)
+            self.backlog.look_again()
             nursery.start_soon(self.outlet.run)
             if self._config.aggregate:
                 nursery.start_soon(self.aggregator.run)
@@ -121,6 +126,7 @@ class Life:
 
     def _wake(self) -> None:
         self._news.set()
+        self.backlog.look_again()
 
     def _is_full(self) -> bool:
         """Return whether as many dataranges are on their way as may be: more wait, or will soon."""
@@ -151,19 +157,24 @@ class Life:
         target = self._planner.target_size(await self._attempts.until_done("store", self._shipping.refresh))
         while True:
             self._news = trio.Event()
-            self.waiting = await self._attempts.until_done("journal", self._journal.waiting)
-            due = seconds_until_due(self.waiting, target, self._config.datarange_age, datetime.now(UTC).timestamp())
+            waiting = await self._attempts.until_done("journal", self._journal.waiting)
+            due = seconds_until_due(waiting, target, self._config.datarange_age, datetime.now(UTC).timestamp())
             if due is None or due > 0:
                 with trio.move_on_after(float("inf") if due is None else due):
                     await self._news.wait()
                 continue
+            if waiting.numbered:
+                # A directory lists its files in no order: those of half a scan are runs of one or two numbers.
+                with trio.move_on_after(SCAN_PATIENCE_S):
+                    await self.inlet.wait_scanned()
             await self._wait_for_room(0)
             plan = await self._attempts.until_done("store", self._plan_newest)
             target = plan.target_size
-            self._tell(plan)
+            await self._tell(plan)
             # Not those of the plan: what one made that failed halfway is in the journal as well.
             packed = await self._attempts.until_done("journal", lambda: self._journal.dataranges(State.PACKED))
-            new = [row for row in packed if row.id not in self.in_flight]
+            new = [row for row in packed if row.id not in self._under_way]
+            self.backlog.look_again()
             for row in new:
                 await self._start(row, nursery)
             if not new:
@@ -175,7 +186,7 @@ class Life:
 
     async def _start(self, row: DatarangeRow, nursery: trio.Nursery) -> None:
         await self._slots.acquire()
-        self.in_flight[row.id] = row
+        self._under_way.add(row.id)
         nursery.start_soon(self._ship, row)
 
     async def _ship(self, row: DatarangeRow) -> None:
@@ -185,8 +196,9 @@ class Life:
         except Closed as error:
             log.debug("%s: datapoints %d-%d: %s", self._name, row.first, row.last, error)
         finally:
-            del self.in_flight[row.id]
+            self._under_way.discard(row.id)
             self._slots.release()
+            self.backlog.end(row)
             self._wake()
 
     async def _carry(self, row: DatarangeRow) -> None:
@@ -217,6 +229,7 @@ class Life:
         out = await self._attempts.until_done("directory", lambda: self._shipping.leave_out(row, failed, self._rejects))
         self.record.tally.add(changed_files=len(out.changed), rejected_files=int(out.rejected), repacked_dataranges=1)
         fields = log_fields(dataset=self._name, path=show(failed.file.path))
+        await self.inlet.tell_rejected()
         log.info("%s: %s; it is left out for now", self._name, failed.error.message, extra=fields)
         self.inlet.look_at(out.changed)
         return None
@@ -231,8 +244,10 @@ class Life:
     def _sent(self, size: int) -> None:
         self.record.tally.add(sent_bytes=size)
 
-    def _tell(self, plan: Plan) -> None:
+    async def _tell(self, plan: Plan) -> None:
         self.record.tally.add(duplicate_files=plan.duplicates, rejected_files=plan.rejected)
+        if plan.rejected or plan.refused:
+            await self.inlet.tell_rejected()
         if plan.duplicates:
             fields = log_fields(dataset=self._name, files=plan.duplicates)
             log.info(

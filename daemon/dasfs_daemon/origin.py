@@ -6,9 +6,9 @@ left behind by a stop or a new configuration can't write over what its successor
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import apsw
 
@@ -59,9 +59,8 @@ class Known:
 _UNKNOWN: Final = Known(None, ())
 
 
-@dataclass(frozen=True, slots=True)
-class FileRow:
-    """A file in the journal."""
+class FileRow(NamedTuple):
+    """A file in the journal. A tuple, which is made five times as fast: each file is read three times on its way."""
 
     id: int
     path: bytes
@@ -102,6 +101,14 @@ class Waiting:
     @property
     def files(self) -> int:
         return self.numbered + self.unnumbered
+
+
+@dataclass(frozen=True, slots=True)
+class Uncommitted:
+    """All that is taken and not committed at one moment: what waits, and dataranges that are packed or uploaded."""
+
+    waiting: Waiting
+    dataranges: Sequence[DatarangeRow]
 
 
 # Rows of a datarange that are in memory at once: 1.5 MB.
@@ -156,16 +163,17 @@ class OriginJournal:
         One that was noted before and is another by now replaces the old one, unless that is in a datarange that is
         not committed yet: then it is taken once the datarange is done with.
         """
+        replaced = (
+            "DELETE FROM file WHERE (origin, path) = (?, ?) AND (datarange IS NULL OR 'committed' ="
+            " (SELECT state FROM datarange WHERE datarange.id = file.datarange))"
+        )
         query = (
             "INSERT INTO file (origin, path, size, mtime_ns, inode, ctime_ns, taken, numbered, number)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (origin, path) DO UPDATE SET size = excluded.size,"
-            " mtime_ns = excluded.mtime_ns, inode = excluded.inode, ctime_ns = excluded.ctime_ns,"
-            " taken = excluded.taken, number = excluded.number, datarange = NULL, refused = NULL"
-            " WHERE datarange IS NULL OR 'committed' ="
-            " (SELECT state FROM datarange WHERE datarange.id = file.datarange)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (origin, path) DO NOTHING"
         )
-        rows = [(self._origin, f.path, *astuple(f.stamp), now, f.number is not None, f.number) for f in files]
+        rows = [_new_row(self._origin, file, now) for file in files]
         with self._transaction() as db:
+            db.executemany(replaced, (row[:2] for row in rows))
             db.executemany(query, rows)
 
     def forget(self, files: Iterable[int]) -> None:
@@ -179,6 +187,12 @@ class OriginJournal:
         with self._transaction() as db:
             db.execute(query, (reason, self._origin, path))
 
+    def refused(self, limit: int) -> list[tuple[int, bytes, str]]:
+        """Return the id, the path and the reason of the first refused files."""
+        query = "SELECT id, path, refused FROM file WHERE origin = ? AND refused IS NOT NULL LIMIT ?"
+        with self._transaction() as db:
+            return list(db.execute(query, (self._origin, limit)))
+
     def retry_refused(self) -> None:
         """Let the refused files wait again."""
         with self._transaction() as db:
@@ -186,14 +200,26 @@ class OriginJournal:
 
     def waiting(self) -> Waiting:
         """Return how much waits for a datarange."""
-        oldest = "SELECT min(taken) FROM file WHERE origin = ? AND datarange IS NULL AND refused IS NULL"
         with self._transaction() as db:
-            rows: Any = db.execute(
-                "SELECT files, size FROM waiting WHERE origin = ? ORDER BY numbered", (self._origin,)
-            )
-            (unnumbered, size), (numbered, more) = rows
-            found: Any = db.execute(oldest, (self._origin,)).get
-            return Waiting(numbered, unnumbered, size + more, found)
+            return self._waiting(db)
+
+    def uncommitted(self) -> Uncommitted:
+        """Return what waits and what is on its way, both of the same moment."""
+        query = f"{_DATARANGE} WHERE origin = ? AND state IN ('packed', 'uploaded') ORDER BY id"
+        with self._transaction() as db:
+            dataranges = [_datarange(row) for row in db.execute(query, (self._origin,))]
+            return Uncommitted(self._waiting(db), dataranges)
+
+    def _waiting(self, db: apsw.Connection) -> Waiting:
+        oldest = (
+            "SELECT taken FROM file"
+            " WHERE (origin, numbered) = (?, ?) AND datarange IS NULL AND refused IS NULL ORDER BY id LIMIT 1"
+        )
+        rows: Any = db.execute("SELECT files, size FROM waiting WHERE origin = ? ORDER BY numbered", (self._origin,))
+        (unnumbered, size), (numbered, more) = rows
+        found: list[Any] = [db.execute(oldest, (self._origin, each)).get for each in (0, 1)]
+        first = min((each for each in found if each is not None), default=None)
+        return Waiting(numbered, unnumbered, size + more, first)
 
     def numbered_waiting(self, limit: int) -> list[FileRow]:
         """Return the first waiting files that have a number by their name, ascending by number and id."""
@@ -357,6 +383,12 @@ class OriginJournal:
             if self._closed:
                 raise Closed("this dataset was stopped")
             yield db
+
+
+def _new_row(origin: int, file: NewFile, now: float) -> tuple[Any, ...]:
+    stamp, number = file.stamp, file.number
+    place = (origin, file.path, stamp.size, stamp.mtime_ns, stamp.inode, stamp.ctime_ns)
+    return (*place, now, number is not None, number)
 
 
 def _file(row: tuple[Any, ...]) -> FileRow:

@@ -25,12 +25,13 @@ WINDOW: Final = MAX_FILES
 
 @dataclass(slots=True)
 class Plan:
-    """What a plan came to. `target_size` is how large a TAR object should get."""
+    """What a plan came to. `target_size` is how large a TAR object should get; `refused` could not be taken away."""
 
     target_size: int
     dataranges: list[DatarangeRow] = field(default_factory=list)
     duplicates: int = 0
     rejected: int = 0
+    refused: int = 0
 
 
 class Planner:
@@ -107,6 +108,7 @@ class Planner:
         try:
             removal = remove(path, row.stamp, lambda: self._is_there(row, snapshot))
         except OSError as error:
+            plan.refused += 1
             self._journal.refuse(row.path, f"it is in the dataset already, but can't be removed: {error.strerror}")
             return
         if removal is not Removal.BUSY:

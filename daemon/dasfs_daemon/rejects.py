@@ -26,9 +26,7 @@ class Rejects:
         """Move one file away and say why beside it; return False where the local system does not let us."""
         fields = log_fields(dataset=self._dataset, path=show(path), problem="rejected")
         try:
-            place = self._free_place(path)
-            _write_reason(place + b".txt", path, reason)
-            os.rename(os.path.join(self._top, path), place)
+            self._move(path, reason)
         except FileNotFoundError:
             return True  # it went away by itself
         except OSError as error:
@@ -39,8 +37,8 @@ class Rejects:
         return True
 
     def count(self) -> int:
-        """Return how many files are there."""
-        return sum(not name.endswith(b".txt") for _, _, names in os.walk(self._rejected) for name in names)
+        """Return how many files are there, without the reasons beside them."""
+        return sum(_count_files(frozenset(names)) for _, _, names in os.walk(self._rejected))
 
     def problem(self) -> DasfsError | None:
         """Return what to tell of the files that are there, or None where there is none."""
@@ -51,6 +49,17 @@ class Rejects:
             f"{count:,} rejected {'file is' if count == 1 else 'files are'} in {show(self._rejected)}",
             hint="the .txt beside each says why; move it back under another name, or delete it",
         )
+
+    def _move(self, path: bytes, reason: str) -> None:
+        place = self._free_place(path)
+        with open(place + b".txt", "x", encoding="utf-8", errors="backslashreplace") as file:
+            try:
+                file.write(f"{show(path)}\nrejected {datetime.now(UTC):%Y-%m-%d %H:%M:%S UTC}: {reason}\n")
+                file.flush()
+                os.rename(os.path.join(self._top, path), place)
+            except OSError:
+                os.unlink(place + b".txt")
+                raise
 
     def _free_place(self, path: bytes) -> bytes:
         """Return a path that is free, with its `.txt`, and whose directory exists."""
@@ -65,7 +74,7 @@ class Rejects:
         raise FileExistsError(f"{show(place)} is there already")
 
 
-def _write_reason(place: bytes, path: bytes, reason: str) -> None:
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    with open(place, "x", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(f"{show(path)}\nrejected {when}: {reason}\n")
+def _count_files(names: frozenset[bytes]) -> int:
+    """Return how many of the names in one directory are files: a rejected `x.txt` has an `x.txt.txt` beside it, and a
+    `.txt` alone is the reason of a file that somebody took out."""
+    return sum(not name.endswith(b".txt") or name + b".txt" in names for name in names)

@@ -18,7 +18,7 @@ tried again when the daemon starts.
 from typing import Final
 
 APPLICATION_ID: Final = 0x64617366  # "dasf"
-VERSION: Final = 2
+VERSION: Final = 3
 
 SCHEMA: Final = """
 -- A write directory and where it goes. Rows whose directory or store is no longer configured are kept: their files are.
@@ -51,7 +51,7 @@ CREATE INDEX datarange_origin ON datarange (origin, state);
 
 -- One source file.
 CREATE TABLE file (
-  id        INTEGER PRIMARY KEY AUTOINCREMENT,  -- ascends in the order in which files became complete
+  id        INTEGER PRIMARY KEY AUTOINCREMENT,  -- ascends in the order in which files became complete, and `taken` too
   origin    INTEGER NOT NULL REFERENCES origin,
   path      BLOB NOT NULL,                -- below the write directory, as the kernel has it
   size      INTEGER NOT NULL,
@@ -69,8 +69,7 @@ CREATE INDEX file_inode ON file (origin, inode);
 CREATE INDEX file_number ON file (origin, number) WHERE number IS NOT NULL;
 CREATE INDEX file_datarange ON file (datarange, number) WHERE datarange IS NOT NULL;
 CREATE INDEX file_numbered ON file (origin, number, id) WHERE datarange IS NULL AND refused IS NULL AND numbered = 1;
-CREATE INDEX file_order ON file (origin, id) WHERE datarange IS NULL AND refused IS NULL AND numbered = 0;
-CREATE INDEX file_taken ON file (origin, taken) WHERE datarange IS NULL AND refused IS NULL;
+CREATE INDEX file_order ON file (origin, numbered, id) WHERE datarange IS NULL AND refused IS NULL;
 CREATE INDEX file_refused ON file (origin) WHERE refused IS NOT NULL;
 
 -- Numbers that the log gave to us and no file has: half-open stretches, the lowest is used first.

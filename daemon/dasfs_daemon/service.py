@@ -10,10 +10,9 @@
 import fcntl
 import logging
 import os
-import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,11 +30,11 @@ from dasfs_daemon.checks import find_absences, find_clashes, find_nonsense
 from dasfs_daemon.config import DaemonConfig, DatasetConfig, Mistake, Reader
 from dasfs_daemon.describe import describe
 from dasfs_daemon.door import Door
-from dasfs_daemon.journal import Journal
+from dasfs_daemon.journal import Journal, Leftover
 from dasfs_daemon.known import KnownPaths
 from dasfs_daemon.log_fields import log_fields
 from dasfs_daemon.problems import Problems
-from dasfs_daemon.shared import Shared
+from dasfs_daemon.shared import Shared, free_bytes
 from dasfs_daemon.state import DaemonState
 from dasfs_daemon.throttle import Throttle
 from dasfs_daemon.worker import Worker
@@ -48,7 +47,7 @@ LOCK: Final = "lock"
 
 
 def check(file: str) -> list[Mistake]:
-    """Return everything that is wrong with a configuration, also with what it names on this host and elsewhere.
+    """Return all that is wrong with a configuration, also with what it names on this host and elsewhere, by line.
 
     Raises `NotFound` and `AccessDenied` where the file itself can't be read.
     """
@@ -58,7 +57,7 @@ def check(file: str) -> list[Mistake]:
         find_nonsense(reader, config)
         find_clashes(reader, config)
         find_absences(reader, config)
-    return reader.mistakes
+    return sorted(reader.mistakes, key=lambda mistake: mistake.line or 0)
 
 
 def load(file: str) -> DaemonConfig:
@@ -197,7 +196,7 @@ class Service:
             config_file=self._file,
             config_read=self._read,
             state_directory=self._config.state_directory,
-            free_disk=shutil.disk_usage(self._config.spool).free,
+            free_disk=_free_disk(self._config.spool),
             minimum_free_disk=limits.minimum_free_disk,
             uploads=self._shared.uploads.borrowed_tokens,
             upload_limit=limits.uploads,
@@ -227,8 +226,8 @@ class Service:
         """Read the configuration again, and bring what changed into effect."""
         try:
             config = await trio.to_thread.run_sync(load, self._file)
-            for key in ("state_directory", "spool"):
-                if getattr(config, key) != getattr(self._config, key):
+            for key, attribute in (("state_directory", "state_directory"), ("spool_directory", "spool")):
+                if getattr(config, attribute) != getattr(self._config, attribute):
                     raise InvalidInput(
                         f"{key} can only change at a restart", hint="run: systemctl restart dasfs-daemon"
                     )
@@ -258,22 +257,33 @@ class Service:
             self._journal.origin(name, each.config.directory, each.location.url)
             for name, each in ((name, running.worker) for name, running in self._running.items())
         }
-        for left in self._journal.leftovers(configured):
-            log.warning(
-                "%d files of %s are on their way from %s to %s, which is not configured any more; they stay there: "
-                "configure it again to finish them",
-                left.files,
-                left.dataset,
-                left.directory,
-                left.store_url,
-                extra=log_fields(dataset=left.dataset, files=left.files),
-            )
+        self._problems.set("leftovers", _leftover_error(self._journal.leftovers(configured)))
 
 
 async def _run(running: _Running) -> None:
     with running.scope:
         await running.worker.run()
     running.ended.set()
+
+
+def _leftover_error(leftovers: Sequence[Leftover]) -> DasfsError | None:
+    """Return what to tell of the files of directories that are not configured any more; None where there is none."""
+    if not leftovers:
+        return None
+    first, others = leftovers[0], len(leftovers) - 1
+    more = f"; and those of {others} more" if others else ""
+    return DasfsError(
+        f"{first.files:,} files of {first.dataset} are on their way from {first.directory} to {first.store_url}, "
+        f"which is not configured any more; they stay there{more}",
+        hint="configure it again until it is empty; see docs/daemon.md for one that is gone for good",
+    )
+
+
+def _free_disk(spool: str) -> int:
+    try:
+        return free_bytes(spool)
+    except OSError:
+        return 0  # whoever packs tells why
 
 
 def _parts(config: DaemonConfig, name: str) -> tuple[DatasetConfig, StoreLocation] | None:

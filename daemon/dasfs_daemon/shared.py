@@ -3,12 +3,14 @@
 **Concurrency:** made and changed in the trio thread; threads read single attributes.
 """
 
+import os
 import shutil
 from dataclasses import dataclass, field
 
 import trio
 
-from dasfs.errors import NoSpace
+from dasfs.dataset.local import local_error
+from dasfs.errors import DasfsError, NoSpace
 from dasfs_daemon.config import AggregationConfig, CollectionConfig
 from dasfs_daemon.journal import Journal
 from dasfs_daemon.known import KnownPaths
@@ -35,15 +37,28 @@ class Shared:
     steps: trio.Lock = field(default_factory=trio.Lock)
     collections: trio.Lock = field(default_factory=trio.Lock)
 
-    def shortage(self, size: int, what: str) -> NoSpace | None:
+    def shortage(self, size: int, what: str) -> DasfsError | None:
         """Return what to tell where the disk has not enough room for `size` more bytes; None where it has."""
-        free = shutil.disk_usage(self.spool).free
+        try:
+            free = free_bytes(self.spool)
+        except OSError as error:
+            return local_error(error, self.spool)
         if free - size >= self.minimum_free_disk:
             return None
         return NoSpace(
             f"{self.spool} has {free:,} bytes free and needs {self.minimum_free_disk + size:,}: {what} until then",
             hint="make room, or lower limits.minimum_free_disk",
         )
+
+
+def free_bytes(spool: str) -> int:
+    """Return how much room the disk of the spool directory has. One that was removed, as tidy people and programs do
+    with what looks empty, is made again. Raises `OSError`."""
+    try:
+        return shutil.disk_usage(spool).free
+    except FileNotFoundError:
+        os.makedirs(spool, mode=0o700, exist_ok=True)
+        return shutil.disk_usage(spool).free
 
 
 @dataclass(slots=True)

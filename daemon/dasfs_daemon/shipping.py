@@ -18,11 +18,11 @@ from functools import partial
 from typing import Final, TypeVar
 
 from dasfs.dataset.dataset import Dataset
-from dasfs.dataset.local import READ_SIZE, open_source, read
 from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
 from dasfs.dataset.writer import MAX_COUNTER_TRIES, DatarangeWriter, PackedDatarange, is_uploaded, upload
 from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged, StoreUnavailable
 from dasfs.formats.compression import Compression
+from dasfs.formats.tar import BLOCK_SIZE, END_OF_ARCHIVE
 from dasfs_daemon.checks import check_directory
 from dasfs_daemon.files import Removal, make_source, remove, stamp_of
 from dasfs_daemon.journal import Closed
@@ -173,7 +173,9 @@ class Shipping:
         """
         snapshot = self._snapshot or self.refresh()
         compression = self._place.compression or snapshot.configuration.compression
-        with DatarangeWriter(self._dataset.name, compression, self._place.spool) as writer:
+        # A header, and a block that is filled up, more than its bytes for each file.
+        largest = row.size + row.count * 2 * BLOCK_SIZE + len(END_OF_ARCHIVE)
+        with DatarangeWriter(self._dataset.name, compression, self._place.spool, largest) as writer:
             for file in self._journal.files_of(row):
                 if self._stop.is_set():
                     raise Closed("packing was ended by the daemon")
@@ -361,12 +363,7 @@ def _add(writer: DatarangeWriter, file: FileRow, directory: str) -> None:
     assert file.number is not None
     try:
         source = make_source(directory, file)
-        name = None if file.numbered else source.original
-        if source.size <= READ_SIZE:
-            writer.add(file.number, source.extension, source.mtime, read(source), None, name)
-        else:
-            with open_source(source) as content:
-                writer.add(file.number, source.extension, source.mtime, content, source.size, name)
+        writer.add_source(file.number, source, None if file.numbered else source.original)
     except (ObjectChanged, InvalidInput) as error:
         raise PackFailed(file, error) from error
     except DasfsError as error:

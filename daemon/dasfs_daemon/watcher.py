@@ -7,6 +7,7 @@ are more hints than are kept. So each is only a reason to look; `lost` asks for 
 worker thread that it waits for.
 """
 
+import ctypes
 import errno
 import logging
 import os
@@ -30,6 +31,8 @@ from dasfs.errors import DasfsError
 
 # 100,000 paths of 100 bytes are 20 MB; beyond that a scan is cheaper than looking one by one.
 MAX_HINTS: Final = 100_000
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_IN_DELETE_SELF: Final = 0x400  # any event would do; inotify(7)
 _EVENTS: Final[list[type[FileSystemEvent]]] = [
     FileClosedEvent,
     FileCreatedEvent,
@@ -132,19 +135,28 @@ class Watcher:
         self._hints = hints
         self._observer: InotifyObserver | None = None
         self._watched: tuple[int, int] | None = None
+        self._partly = False  # some sub-directory may not be watched
 
     def ensure(self) -> None:
         """Watch the directory that stands at the path now, if it is not watched already. Blocks while it is walked.
 
-        Raises `NotFound` and the like; `DasfsError` where the kernel has no watches left.
+        Raises `NotFound` and the like; `DasfsError` where the kernel has no watches left for all of it: then what can
+        be is watched, and the next call tries again.
         """
         try:
             status = os.stat(self._top)
         except OSError as error:
             raise local_error(error, self._top) from error
         place = (status.st_dev, status.st_ino)
-        if self._observer is not None and self._watched == place and self._observer.is_alive():
-            return
+        known = self._observer is not None and self._watched == place and self._observer.is_alive()
+        if known and not self._partly:
+            self._check_whole()
+        elif not known or _has_watch_left(self._top):
+            self._begin(place)
+        else:
+            raise self._error("no watch is left", "max_user_watches")
+
+    def _begin(self, place: tuple[int, int]) -> None:
         self.close()
         observer: InotifyObserver | None = None
         try:
@@ -156,15 +168,25 @@ class Watcher:
             if observer is not None:
                 observer.stop()  # it has a thread and a queue of the kernel already, which would stay
             limit = "max_user_instances" if error.errno in (errno.EMFILE, errno.ENFILE) else "max_user_watches"
-            raise DasfsError(
-                f"{self._top} can't be watched: {error.strerror or error}; it is scanned from time to time",
-                hint=f"raise fs.inotify.{limit} (sysctl)",
-            ) from error
+            raise self._error(error.strerror or str(error), limit) from error
         losses = _Losses(self._hints)
         # It speaks of queues and callbacks; what it means is said by whoever scans.
         logging.getLogger("watchdog").propagate = False
         logging.getLogger("watchdog").addHandler(losses)
         self._observer, self._losses, self._watched = observer, losses, place
+        self._check_whole()
+
+    def _check_whole(self) -> None:
+        """Raise where the kernel's watches are used up: watchdog passes over a sub-directory that gets none."""
+        self._partly = not _has_watch_left(self._top)
+        if self._partly:
+            raise self._error("no watch is left", "max_user_watches")
+
+    def _error(self, reason: str, limit: str) -> DasfsError:
+        return DasfsError(
+            f"{self._top} can't be watched: {reason}; it is scanned from time to time",
+            hint=f"raise fs.inotify.{limit} (sysctl)",
+        )
 
     def close(self) -> None:
         """Stop watching; waits for the threads."""
@@ -174,3 +196,15 @@ class Watcher:
         self._observer.join()
         self._observer = None
         logging.getLogger("watchdog").removeHandler(self._losses)
+
+
+def _has_watch_left(directory: str) -> bool:
+    """Return whether the kernel gives this user one more watch; True where that can't be asked."""
+    descriptor = _LIBC.inotify_init1(os.O_CLOEXEC)
+    if descriptor < 0:
+        return True
+    try:
+        watch = _LIBC.inotify_add_watch(descriptor, os.fsencode(directory), _IN_DELETE_SELF)
+        return watch >= 0 or ctypes.get_errno() != errno.ENOSPC
+    finally:
+        os.close(descriptor)

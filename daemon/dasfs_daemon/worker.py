@@ -13,9 +13,11 @@ from dasfs.config import StoreLocation
 from dasfs.errors import DasfsError
 from dasfs.stores import open_store
 from dasfs_daemon.attempts import Attempts
+from dasfs_daemon.backlog import BacklogView
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.life import Life
 from dasfs_daemon.log_fields import log_fields
+from dasfs_daemon.origin import Waiting
 from dasfs_daemon.problems import Problems
 from dasfs_daemon.shared import Record, Shared
 from dasfs_daemon.shipping import Replaced
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # What ends a life is a defect or a dataset that was replaced: neither is helped by haste.
 PAUSE_S: Final = 5.0
+# Problems that must end before files go on. With others (something was rejected, say) they do.
+HOLDING: Final = frozenset({"store", "disk", "directory", "journal", "daemon"})
 
 
 class Worker:
@@ -41,6 +45,7 @@ class Worker:
         self._record = Record(Tally(), aggregation=aggregation, collection=collection)
         self._attempts = Attempts(self._problems, shared.threads, lambda: self._record.tally.add(failed_attempts=1))
         self._life: Life | None = None
+        self._backlog: BacklogView | None = None  # of the newest life, also when that is over
         self._stopped = False
 
     async def run(self) -> None:
@@ -65,14 +70,14 @@ class Worker:
         """Return what the dataset is doing, without waiting for anything."""
         life, record = self._life, self._record
         files_per_second, bytes_per_second = record.tally.rates()
-        in_flight = [] if life is None else list(life.in_flight.values())
+        waiting, in_flight = (Waiting(0, 0, 0, None), []) if self._backlog is None else self._backlog.now()
         return DatasetState(
             name=self.name,
             store_url=self.location.url,
             directory=self.config.directory,
             phase=self._phase(),
             settling=0 if life is None else life.inlet.settling,
-            waiting=_waiting(life),
+            waiting=Backlog(waiting.files, waiting.size, _time(waiting.oldest)),
             in_flight=Backlog(
                 files=sum(row.count for row in in_flight),
                 size=sum(row.size for row in in_flight),
@@ -100,7 +105,7 @@ class Worker:
             life = await self._attempts.once(Life, self.name, self.config, store, self._shared, self._attempts)
             try:
                 life.begin(self._record)
-                self._life = life
+                self._life, self._backlog = life, life.backlog
                 self._problems.clear("daemon")
                 await life.run()
             finally:
@@ -110,7 +115,7 @@ class Worker:
     def _phase(self) -> Phase:
         if self._stopped:
             return Phase.STOPPED
-        if self._problems.all():
+        if any(each.key in HOLDING for each in self._problems.all()):
             return Phase.WAITING
         return Phase.RUNNING if self._life is not None and self._life.recovered else Phase.STARTING
 
@@ -121,12 +126,6 @@ def _first(group: BaseExceptionGroup[Exception]) -> DasfsError:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error if isinstance(error, DasfsError) else DasfsError(repr(error))
-
-
-def _waiting(life: Life | None) -> Backlog:
-    if life is None:
-        return Backlog()
-    return Backlog(life.waiting.files, life.waiting.size, _time(life.waiting.oldest))
 
 
 def _time(seconds: float | None) -> datetime | None:

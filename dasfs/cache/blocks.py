@@ -179,8 +179,8 @@ class BlockCache:
         """Fetch what is missing of `[start, end)`, in parallel, within the budget; return when it is there.
 
         Returns how many bytes its own GETs brought. What can't be had is left, without an error. Takes no more than
-        half of the cache, so that it does not push out what it brought. When cancelled it begins no more GETs; those in
-        flight end by themselves.
+        half of the cache, so that it does not push out what it brought. When cancelled it begins no more GETs; those
+        in flight end by themselves.
         """
         half = self._space.limit // 2 // BLOCK_SIZE * BLOCK_SIZE
         end = min(end, segment.length, start + half)
@@ -193,7 +193,8 @@ class BlockCache:
             fetches = self._flights.begin(segment, self._missing(segment, stretch), prefetch=True)
             self._nursery.start_soon(self._release_after, fetches, size)
             begun += fetches
-        for fetch in begun:
+        flying = [segment.in_flight[block] for block in block_span(start, end) if block in segment.in_flight]
+        for fetch in dict.fromkeys((*begun, *flying)):
             await fetch.done.wait()
             if fetch.error is not None:
                 log.debug("prefetching from %s failed: %s", fetch.tar_key, fetch.error)

@@ -7,7 +7,7 @@ Several datapoints may have one path: the highest number is shown under it, the 
 whose path is that of a directory.
 
 **Concurrency:** reading is done by one thread (the mount's trio thread) on its own connection, inline: 5 µs a lookup.
-`update` runs in another thread, one at a time, on a second connection; readers see what was before until it is done.
+`update` runs in another thread, one at a time, on a second connection; readers see what it wrote after `renew`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -84,6 +84,16 @@ class NamesIndex:
     def close(self) -> None:
         self._reader.close()
 
+    def renew(self) -> None:
+        """Let readers see what `update` has written, from now until the next call.
+
+        Between the calls one read transaction is open, since beginning one costs several times a query.
+        """
+        with translated(self._path):
+            if self._reader.in_transaction:
+                self._reader.execute("COMMIT")
+            self._reader.execute("BEGIN")
+
     def discard(self) -> None:
         """Close and delete it: what to do when `Corrupt` was raised."""
         self._reader.close()
@@ -100,26 +110,32 @@ class NamesIndex:
         with translated(self._path):
             return {name for (name,) in self._reader.execute(sql.LIST_DATARANGES)}
 
-    def find_directory(self, parent: int, name: bytes) -> int | None:
-        """Return the directory `name` in `parent`, or None."""
-        row = self._row(sql.FIND_DIRECTORY, (parent, name))
-        return None if row is None else int(row[0])
-
     def has_directory(self, directory: int) -> bool:
         return directory == ROOT_DIRECTORY or self._row(sql.HAS_DIRECTORY, (directory,)) is not None
 
-    def find_file(self, parent: int, name: bytes) -> DatapointNumber | None:
-        """Return the datapoint that is shown as `name` in `parent`, or None. Ask for a directory first."""
-        row = self._row(sql.FIND_FILE, (parent, name))
-        if row is not None:
-            return DatapointNumber(row[0])
+    def find(self, parent: int, name: bytes) -> NamedDirectory | NamedFile | None:
+        """Return what is shown as `name` in `parent`, or None."""
+        row = self._row(sql.FIND_NAME, (parent, name))
+        if row is None:
+            return None
+        directory, number = row
+        if directory is not None:
+            return NamedDirectory(directory, name)
+        if number is not None:
+            return NamedFile(number, name)
+        return self._find_hidden(parent, name)
+
+    def _find_hidden(self, parent: int, name: bytes) -> NamedFile | None:
+        """Return the file that is shown as `name` because its own name shows something else."""
         number = variant_number(name)
         if number is None or number > MAX_NUMBER:
             return None
         row = self._row(sql.LOAD_FILE, (number,))
         if row is None or row[0] != parent or not self._is_hidden(number, parent, row[1]):
             return None
-        return DatapointNumber(number) if self._variant(parent, row[1], number) == name else None
+        if self._variant(parent, row[1], number) != name:
+            return None
+        return NamedFile(DatapointNumber(number), name)
 
     def list_directories(self, parent: int, start: int, limit: int) -> list[NamedDirectory]:
         """Return at most `limit` directories in `parent`, from number `start` on, in the order of their numbers."""
@@ -129,6 +145,8 @@ class NamesIndex:
 
     def list_files(self, parent: int, start: int, limit: int) -> list[NamedFile]:
         """Return at most `limit` datapoints in `parent`, from number `start` on, in number order."""
+        if start > MAX_NUMBER:
+            return []
         with translated(self._path):
             rows: list[Any] = self._reader.execute(sql.LIST_FILES, (parent, start, limit)).fetchall()
         return [
@@ -158,20 +176,23 @@ class NamesIndex:
 
     def _is_hidden(self, number: int, parent: int, name: bytes) -> bool:
         """Return whether a file's own name shows another one, or a directory."""
-        row = self._row(sql.FIND_FILE, (parent, name))
-        return (row is not None and row[0] != number) or self.find_directory(parent, name) is not None
+        row = self._row(sql.FIND_NAME, (parent, name))
+        return row is not None and (row[0] is not None or row[1] != number)
 
     def _variant(self, parent: int, name: bytes, number: int) -> bytes:
         """Return the name of a hidden file, which nothing else in its directory has."""
         for tildes in range(1, MAX_TILDES):
             candidate = variant(name, number, tildes)
-            if self._row(sql.FIND_FILE, (parent, candidate)) is None and self.find_directory(parent, candidate) is None:
+            if self._row(sql.FIND_NAME, (parent, candidate)) == (None, None):
                 return candidate
         return variant(name, number, MAX_TILDES)
 
     def _row(self, statement: str, values: tuple[int | bytes, ...]) -> tuple[Any, ...] | None:
-        with translated(self._path):
+        try:
             return self._reader.execute(statement, values).fetchone()
+        except apsw.Error:
+            with translated(self._path):  # not around the query: that costs as much as the query
+                raise
 
 
 class _Update:

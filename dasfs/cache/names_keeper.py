@@ -122,12 +122,13 @@ class NamesKeeper:
             try:
                 kept = self._open(snapshot)
                 await self._fill(kept, snapshot)
+                kept.index.renew()
+                kept.snapshot = snapshot
             except ObjectChanged:
                 await self._catalog.refresh_now(dataset)
             except Corrupt:
                 self.discard(dataset)
             else:
-                kept.snapshot = snapshot
                 return
         raise Corrupt(f"the index of the original paths of {dataset} can't be built")
 

@@ -57,7 +57,7 @@ class History:
             raise Corrupt(
                 f"the log of {self.dataset} ends at revision {snapshot.revision}, "
                 f"but revision {known.revision} was seen before",
-                hint="the store went back to an older state; clear the cache if that was meant",
+                hint="the store went back to an older state; if that was meant, clear the cache, or restart the daemon",
             )
         return snapshot
 

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.existing import PathWatch, drop_existing
-from dasfs.dataset.local import READ_SIZE, Source, open_source, read
+from dasfs.dataset.local import Source
 from dasfs.dataset.model import Change, Datarange, Operation, Snapshot, join_spans
 from dasfs.dataset.put_plan import Batch, plan_batches
 from dasfs.dataset.sources import Sources
@@ -245,14 +245,9 @@ class _Put:
 
 def pack(dataset: str, snapshot: Snapshot, batch: Batch, spool_dir: str) -> PackedDatarange:
     """Pack the sources of one datarange in a file in `spool_dir`. Raises what reading them raises, and `NoSpace`."""
-    with DatarangeWriter(dataset, snapshot.configuration.compression, spool_dir) as writer:
+    with DatarangeWriter(dataset, snapshot.configuration.compression, spool_dir, batch.tar_size) as writer:
         for number, source in enumerate(batch.sources, batch.first):
-            name = source.original if source.number is None else None
-            if source.size <= READ_SIZE:
-                writer.add(number, source.extension, source.mtime, read(source), None, name)
-            else:
-                with open_source(source) as file:
-                    writer.add(number, source.extension, source.mtime, file, source.size, name)
+            writer.add_source(number, source, source.original if source.number is None else None)
         return writer.finish()
 
 

@@ -44,6 +44,11 @@ class Batch:
         """The sum of the true sizes."""
         return sum(source.size for source in self.sources)
 
+    @property
+    def tar_size(self) -> int:
+        """The size of the TAR object, or more where something is compressed."""
+        return sum(_member_size(source) for source in self.sources) + len(END_OF_ARCHIVE)
+
 
 def find_match(source: Source, numbers: Mapping[int, Existing], paths: Mapping[str, Existing]) -> Existing | None:
     """Return what is there under the number of a source, or without a number under its original path."""
@@ -81,7 +86,7 @@ def plan_batches(numbered: Iterable[tuple[int, Source]], target_size: int) -> It
     sources: list[Source] = []
     extensions: set[str] = set()
     for number, source in numbered:
-        added = BLOCK_SIZE + source.size + padding(source.size)
+        added = _member_size(source)
         full = len(sources) == MAX_DATAPOINTS or len(extensions) == MAX_EXTENSIONS
         if sources and (number != end or full or size + added > target_size):
             yield Batch(first, sources)
@@ -95,3 +100,8 @@ def plan_batches(numbered: Iterable[tuple[int, Source]], target_size: int) -> It
         end = number + 1
     if sources:
         yield Batch(first, sources)
+
+
+def _member_size(source: Source) -> int:
+    """Return what a source adds to a TAR that does not compress."""
+    return BLOCK_SIZE + source.size + padding(source.size)

@@ -189,14 +189,12 @@ def _make_source(path: str, original: str, status: os.stat_result, member: TarMe
         parsed = DatapointName.parse(name)
     except InvalidInput as error:
         raise InvalidInput(f"{path if member is None else original}: {error.message}", hint=error.hint) from error
-    return Source(
-        path=path,
-        original=original,
-        number=None if parsed is None else parsed.number,
-        extension=extension_of(name) if parsed is None else parsed.extension,
-        size=status.st_size if member is None else member.size,
-        mtime=int(status.st_mtime // 1) if member is None else member.mtime,
-        offset=0 if member is None else member.content_offset,
-        file_size=status.st_size,
-        file_mtime_ns=status.st_mtime_ns,
+    number, extension = (None, extension_of(name)) if parsed is None else (parsed.number, parsed.extension)
+    mtime_ns = status.st_mtime_ns
+    size, mtime, offset = (
+        (status.st_size, mtime_ns // 1_000_000_000, 0)
+        if member is None
+        else (member.size, member.mtime, member.content_offset)
     )
+    # By position, which takes half the time.
+    return Source(path, original, number, extension, size, mtime, offset, status.st_size, mtime_ns)

@@ -8,13 +8,16 @@ be at work.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import RawIOBase
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import BinaryIO, Final, Self, cast
 
 from isal import isal_zlib
 
 from dasfs.dataset.exclusive import put_new
+from dasfs.dataset.local import Source, open_source, read_into
 from dasfs.dataset.model import Datarange
 from dasfs.dataset.spool import CHUNK_SIZE, DEFAULT_DIRECTORY, Spool
 from dasfs.errors import AlreadyExists, Conflict, Corrupt, DasfsError, InvalidInput, NotFound, ObjectChanged
@@ -57,9 +60,9 @@ class PackedDatarange:
         length = self.tar_size - len(END_OF_ARCHIVE)
         return self._builder.build(identity, self.tar_size, (Segment(identity, 0, 0, length, self._block_crcs),))
 
-    def chunks(self, progress: Progress | None = None) -> Iterator[bytes]:
+    def chunks(self, progress: Progress | None = None) -> Iterator[bytes | memoryview]:
         """Yield the TAR from its start; `progress` is told the size of each chunk that was taken."""
-        for chunk in self._spool.chunks():
+        for chunk in self._spool.pieces():
             yield chunk
             if progress is not None:
                 progress(len(chunk))
@@ -83,7 +86,10 @@ class DatarangeWriter:
     datapoint it can only be closed.
     """
 
-    def __init__(self, dataset: str, compression: Compression, spool_dir: str = DEFAULT_DIRECTORY) -> None:
+    def __init__(
+        self, dataset: str, compression: Compression, spool_dir: str = DEFAULT_DIRECTORY, expected_size: int = 0
+    ) -> None:
+        """`expected_size`: as many bytes as the TAR will have at most, where that is known; see `Spool`."""
         self._compression = compression
         self._compresses = compression.codec is not Codec.NONE
         self._builder = ManifestBuilder(dataset)
@@ -93,7 +99,7 @@ class DatarangeWriter:
         self._data_size = 0
         self._named = False
         self._intact = True
-        self._spool: Spool | None = Spool(spool_dir)
+        self._spool: Spool | None = Spool(spool_dir, expected_size)
 
     @property
     def count(self) -> int:
@@ -125,12 +131,34 @@ class DatarangeWriter:
         if not isinstance(source, bytes):
             if size is None:
                 raise InvalidInput(f"datapoint {number}: a file needs its size")
-            if size > (MAX_COMPRESSIBLE if self._compresses else CHUNK_SIZE):
+            if not self._compresses or size > MAX_COMPRESSIBLE:
                 crc32 = self._add_stream(spool, number, extension, mtime, source, size, original_name)
                 self._added(number)
                 return crc32
             source = _read_exactly(source, size, number)
         crc32 = self._add_bytes(spool, number, extension, mtime, source, original_name)
+        self._added(number)
+        return crc32
+
+    def add_source(self, number: int, source: Source, original_name: str | None = None) -> int:
+        """Add one local file and return the CRC-32 of its content. Raises what reading it and what `add` raises."""
+        size = source.size
+        if self._compresses or size > CHUNK_SIZE:
+            with open_source(source) as file:
+                return self.add(number, source.extension, source.mtime, file, size, original_name)
+        spool = self._open_spool()
+        self._check_number(number)
+        self._intact = False
+        # Straight to where it belongs: each copy of 10 kB less is a microsecond of the fifteen that a file takes.
+        end = BLOCK_SIZE + size
+        room = spool.room(end + padding(size))
+        content = room[BLOCK_SIZE:end]
+        read_into(source, content)
+        crc32 = isal_zlib.crc32(content)
+        room[:BLOCK_SIZE] = encode_header(f"{number:020d}.{source.extension}", size, source.mtime)
+        room[end:] = bytes(len(room) - end)
+        self._describe(spool.size, size, size, source.mtime, crc32, source.extension, Codec.NONE, original_name)
+        spool.advance(len(room))
         self._added(number)
         return crc32
 
@@ -211,12 +239,13 @@ class DatarangeWriter:
         spool.write(encode_header(f"{number:020d}.{extension}", size, mtime))
         crc32, left = 0, size
         while left:
-            chunk = _read(source, min(left, CHUNK_SIZE), number)
-            if not chunk:
+            room = spool.room(min(left, CHUNK_SIZE))
+            count = _read_into(source, room, number)
+            if not count:
                 raise _changed(number, size, size - left)
-            crc32 = isal_zlib.crc32(chunk, crc32)
-            spool.write(chunk)
-            left -= len(chunk)
+            crc32 = isal_zlib.crc32(room[:count], crc32)
+            spool.advance(count)
+            left -= count
         if _read(source, 1, number):
             raise _changed(number, size, size + 1)
         spool.write(bytes(padding(size)))
@@ -250,9 +279,20 @@ class DatarangeWriter:
         self._named = self._named or bool(original_name)
 
 
+def _read_into(source: BinaryIO, room: memoryview, number: int) -> int:
+    with _reading(number):
+        return cast("RawIOBase", source).readinto(room) or 0
+
+
 def _read(source: BinaryIO, size: int, number: int) -> bytes:
-    try:
+    with _reading(number):
         return source.read(size)
+
+
+@contextmanager
+def _reading(number: int) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if isinstance(error, DasfsError):
             raise

@@ -16,6 +16,8 @@ Numbers are octal digits and a NUL; a size or mtime that does not fit 11 digits 
 the first byte set, then a big-endian two's complement), which GNU tar, bsdtar, Python and Go read.
 """
 
+import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -35,6 +37,7 @@ _MAX_EXTENDED_HEADER: Final = 16 << 20
 _SCAN_SIZE: Final = 1 << 20
 _MAX_SHOWN: Final = 255  # what Linux takes for a file's name; extended headers hold names of megabytes
 
+_HEADER: Final = struct.Struct("100s24s24s8s356s")
 _MODE_AND_OWNER: Final = b"0000644\0" + b"0000000\0" * 2
 _TAIL: Final = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(155 + 12)
 _CONSTANT_SUM: Final = sum(_MODE_AND_OWNER) + sum(_TAIL) + 8 * ord(" ")  # the checksum field counts as spaces
@@ -65,17 +68,11 @@ def encode_header(name: str, size: int, mtime: int) -> bytes:
     raw_name = name.encode("utf-8", "surrogateescape")
     if not 0 < len(raw_name) <= MAX_MEMBER_NAME or b"\0" in raw_name:
         raise InvalidInput(f"{name!r} can't name a TAR member", hint=f"1 to {MAX_MEMBER_NAME} bytes without a NUL")
-    variable = raw_name, _encode_number(size), _encode_number(mtime)
-    # Only what varies is added up: all 512 bytes would take longer than the rest of this function.
-    checksum = _CONSTANT_SUM + sum(b"".join(variable))
-    return b"%b%b%b%b%06o\0 %b" % (
-        raw_name.ljust(100, b"\0"),
-        _MODE_AND_OWNER,
-        variable[1],
-        variable[2],
-        checksum,
-        _TAIL,
-    )
+    numbers = _encode_number(size) + _encode_number(mtime)
+    # The lower half of an Adler-32 is 1 and the sum of the bytes, modulo 65521, which these 124 don't reach. It takes a
+    # fifth of the time of `sum`, and to add up all 512 would take longer than the rest of this function.
+    checksum = _CONSTANT_SUM + (zlib.adler32(raw_name + numbers) & 0xFFFF) - 1
+    return _HEADER.pack(raw_name, _MODE_AND_OWNER, numbers, b"%06o\0 " % checksum, _TAIL)
 
 
 def _encode_number(value: int) -> bytes:

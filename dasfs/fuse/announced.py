@@ -2,10 +2,11 @@
 
 An announcement is an `Order`: which number is read at which place. Reads say how far the job has come:
 
-- **The position** is the lower quartile of the places of the last `RECENT` reads of announced numbers. Eight workers
-  that each read every eighth batch are a cloud of places; a quarter of it lies behind the position, which was fetched
-  before, and the rest ahead. A stray read moves nothing. A job that begins in the middle, or leaps, is followed after
-  at most `RECENT` reads, and one that starts over after a quarter of that.
+- **The position** is the first place from the lower quartile of the last `RECENT` reads on that is not one of them: for
+  a reader in order the place after its last. Eight workers that each read every eighth batch are a cloud of places; a
+  quarter of it lies behind the position, which was fetched before, and the rest ahead. A stray read moves nothing. A
+  job that begins in the middle, or leaps, is followed after at most `RECENT` reads, and one that starts over after a
+  quarter of that.
 - **The window** is what was planned from the position on. It is filled up to a number of bytes of blocks; what lies
   behind the position stays in the block cache for as long as that has room.
 - **A batch** is the next few places of the window. Their blocks are fetched in as few stretches as there are runs of
@@ -35,7 +36,7 @@ _MOVE_EVERY: Final = 4
 MAX_BACK: Final = 8192
 # Places whose numbers a list looks up: as many before and behind the position. 100 bytes each.
 REACH: Final = 32768
-_MAX_CHUNKS: Final = 8
+MAX_CHUNKS: Final = 8
 # A batch is as large as what is ahead already, within these: the first bytes come after one round trip, and later ones
 # in large pieces.
 MIN_BATCH: Final = 2 * MIB
@@ -129,7 +130,7 @@ class ListOrder:
             chunks.clear()
         while True:
             end = chunks[-1].end if chunks else place
-            too_many = len(chunks) >= _MAX_CHUNKS
+            too_many = len(chunks) >= MAX_CHUNKS
             if chunks and chunks[0].end <= (place if too_many else place - REACH):
                 chunks.popleft()
             elif too_many or end >= min(place + REACH, len(self.numbers)):
@@ -200,7 +201,7 @@ class Window:
         self._noted += 1
         if self._noted % _MOVE_EVERY and self._noted > RECENT:
             return False
-        return self._move(sorted(self._recent)[len(self._recent) // 4])
+        return self._move(_first_unread(sorted(self._recent)))
 
     def add(self, size: int) -> None:
         """Plan the next place, whose blocks that nobody else needed take `size` bytes."""
@@ -282,6 +283,16 @@ class Batch(Generic[S]):
                     found.append((min(known[block] for block in run), segment, range(run[0], run[-1] + 1)))
                     start = place
         return [(segment, blocks) for _, segment, blocks in sorted(found, key=_need)]
+
+
+def _first_unread(recent: list[int]) -> int:
+    """Return the first place from the lower quartile of `recent`, which ascend, on that is none of them."""
+    position = recent[len(recent) // 4]
+    for place in recent[len(recent) // 4 :]:
+        if place > position:
+            break
+        position = place + 1
+    return position
 
 
 def _need(stretch: tuple[int, object, range]) -> int:

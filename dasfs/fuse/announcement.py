@@ -112,10 +112,18 @@ class Announcement:
             return self.window.count
         return self.flights[0].start if self.flights else self.window.planned
 
+    def is_ready(self, place: int) -> bool:
+        """Return whether all blocks of a place were fetched, as far as is known."""
+        return (self.whole and self.filled is None) or self.window.start <= place < self.ready
+
     @property
     def is_lost(self) -> bool:
         """Whether its readers are where the list does not look any more."""
-        return self.lost == _LOST and isinstance(self.order, ListOrder)
+        return self.lost >= _LOST and isinstance(self.order, ListOrder)
+
+    def give_up(self) -> None:
+        """Search no more for a while: what is read stands nowhere in the list."""
+        self.lost = -_LOST_AGAIN
 
     @property
     def allowed(self) -> Limits:
@@ -139,7 +147,7 @@ class Announcement:
         self.lost = 0
         self.used = self.read_at = now
         self.counts.reads += 1
-        self.counts.hits += window.start <= place < self.ready
+        self.counts.hits += self.is_ready(place)
         self._moved(window.start, window.note(place))
         if self.state is State.IDLE or (self.full and self.allowed.resume(window)):
             self.wake()
@@ -210,7 +218,5 @@ class Announcement:
     def _miss(self, number: int) -> None:
         self.lost += 1
         self.lost_number = number
-        if self.lost == _LOST and isinstance(self.order, ListOrder):
+        if self.lost == _LOST:
             self.wake()
-        elif self.lost == _LOST_AGAIN:
-            self.lost = 0

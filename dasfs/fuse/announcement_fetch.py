@@ -41,7 +41,7 @@ _PLACES_AT_ONCE: Final = 64
 _WHOLE_GRAIN: Final = 4
 # What the store did not give is tried again after this, and then after four times as long.
 _TRIES: Final = 3
-_RETRY_S: Final = 1.0
+RETRY_S: Final = 1.0
 # How soon it is noticed that readers stopped, or that the store is back.
 _LOOK_S: Final = 0.5
 # A list is searched for a lost reader so many places at a time: 0.5 ms.
@@ -127,9 +127,10 @@ class Fetcher:
             if not missing:
                 break
             if tries:
-                await trio.sleep(_RETRY_S * 4 ** (tries - 1))
+                await trio.sleep(RETRY_S * 4 ** (tries - 1))
                 await self._held_up(announcement)
-            announcement.counts.fetched += await self._blocks.prefetch(segment, start, end)
+            brought = await self._blocks.prefetch(segment, start, end)
+            announcement.counts.fetched += brought
             missing = self._blocks.touch(segment, start, end)
         announcement.counts.failed += bool(missing)
         announcement.used = trio.current_time()
@@ -213,7 +214,7 @@ class Fetcher:
                 self._catalog.forget_view(snapshot.dataset_id, datarange.id)
             except StoreUnavailable as error:
                 problem = error
-                await trio.sleep(_RETRY_S * 4**tries)
+                await trio.sleep(RETRY_S * 4**tries)
                 await self._held_up(announcement)
             except DasfsError as error:
                 problem = error
@@ -244,7 +245,7 @@ async def _search(announcement: Announcement) -> None:
     """Look for the number that was read last in all of a list, and go on there."""
     order, number = announcement.order, announcement.lost_number
     assert isinstance(order, ListOrder)
-    announcement.lost += 1  # not again at once
+    announcement.give_up()
     begin, count = announcement.window.position, len(order)
     for start in (*range(begin, count, _SEARCH), *range(0, begin, _SEARCH)):
         place = order.find(number, start, start + _SEARCH)

@@ -225,7 +225,7 @@ class Announcements:
                             break
                     nursery.cancel_scope.cancel()
         except* DasfsError as group:
-            log.warning("%s is no longer fetched ahead: %s", announcement.dataset, group.exceptions[0])
+            log.info("%s is no longer fetched ahead: %s", announcement.dataset, group.exceptions[0])
         except* Exception:  # a defect of ours must not end the mount
             log.exception("fetching ahead in %s failed unexpectedly", announcement.dataset)
         self._end(announcement)

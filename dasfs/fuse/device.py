@@ -116,15 +116,22 @@ class Device:
 
     def close(self) -> None:
         """Give the descriptor back and unmount, if nobody did. Who has files open gets errors from now on."""
+        is_ours = self.mountpoint and not self._taken_away()
         # First: unmounting may ask the file system, which answers no more.
         os.close(self.descriptor)
-        if not self.mountpoint or find_mount(self.mountpoint) is None:
+        if not is_ours or find_mount(self.mountpoint) is None:
             return
         command = ["fusermount3", "-u", "-q", "-z", "--", self.mountpoint]
         try:
             subprocess.run(command, capture_output=True, timeout=HELPER_TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             log.warning("%s could not be unmounted: %s", self.mountpoint, error)
+
+    def _taken_away(self) -> bool:
+        """Return whether somebody else has unmounted it: what is mounted there now is not ours then."""
+        poll = select.poll()
+        poll.register(self.descriptor, 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _fusermount(mountpoint: str, options: Iterable[str]) -> int:
@@ -138,10 +145,13 @@ def _fusermount(mountpoint: str, options: Iterable[str]) -> int:
         )
         if done.returncode != 0:
             raise _refusal(mountpoint, done.returncode, done.stderr)
+        theirs.close()  # so that a helper that sent nothing is not waited for
         received = array.array("i")
         _, messages, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(received.itemsize), socket.MSG_CMSG_CLOEXEC)
         for _, _, data in messages:
             received.frombytes(data)
+    if not received:
+        raise DasfsError(f"fusermount3 handed no mount over for {mountpoint}")
     return received[0]
 
 

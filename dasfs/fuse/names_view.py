@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Final
 
 from dasfs.cache.catalog import Catalog
-from dasfs.cache.names_index import NamedFile, NamesIndex
+from dasfs.cache.names_index import NamedDirectory, NamedFile, NamesIndex
 from dasfs.cache.names_keeper import KeptNames, NamesKeeper
 from dasfs.cache.names_schema import ROOT_DIRECTORY
 from dasfs.dataset.model import Snapshot
@@ -83,10 +83,12 @@ class NamesView:
         if kept is None:
             return None
         try:
-            number = self._find_file(self._show(kept), directory, os.fsencode(name))
+            found = _find(self._show(kept), directory, os.fsencode(name))
         except DasfsError:
             return None  # `lookup` mends the index
-        located = None if number is None else self._datapoints.peek(self._dataset, number)
+        if not isinstance(found, NamedFile):
+            return None
+        located = self._datapoints.peek(self._dataset, found.number)
         return None if located is None else _named(located)
 
     async def lookup(self, directory: int, name: str) -> Attributes | None:
@@ -94,16 +96,14 @@ class NamesView:
 
         Raises what is wrong with a manifest that could not be read, where the name may be in it.
         """
-        shown, encoded = await self._current(), os.fsencode(name)
+        shown = await self._current()
         try:
-            parent = _number(shown, directory)
-            found = None if parent is None else shown.index.find_directory(parent, encoded)
-            if found is not None:
-                return self._directory(shown, found)
-            number = self._find_file(shown, directory, encoded)
+            found = _find(shown, directory, os.fsencode(name))
         except Corrupt:
             raise self._damaged() from None
-        attributes = None if number is None else await self.file_attributes(shown, number)
+        if isinstance(found, NamedDirectory):
+            return self._directory(shown, found.directory)
+        attributes = None if found is None else await self.file_attributes(shown, found.number)
         if attributes is None and shown.kept.problem is not None:
             raise shown.kept.problem
         return attributes
@@ -177,12 +177,6 @@ class NamesView:
                 raise NotReady(f"the index of the original paths of {self._dataset} is being built")
             shown = self._shown = _Shown(kept, kept.snapshot, lives)
         return shown
-
-    def _find_file(self, shown: _Shown, directory: int, name: bytes) -> DatapointNumber | None:
-        parent = _number(shown, directory)
-        if parent is None or shown.index.find_directory(parent, name) is not None:
-            return None
-        return shown.index.find_file(parent, name)
 
     def _directory(self, shown: _Shown, directory: int) -> Attributes:
         number = directory
@@ -307,6 +301,11 @@ def _number(shown: _Shown, directory: int) -> int | None:
     if directory != ROOT_DIRECTORY and generation != shown.kept.generation % _GENERATIONS:
         return None
     return number
+
+
+def _find(shown: _Shown, directory: int, name: bytes) -> NamedDirectory | NamedFile | None:
+    parent = _number(shown, directory)
+    return None if parent is None else shown.index.find(parent, name)
 
 
 def _named(located: Located) -> Located:

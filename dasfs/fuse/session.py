@@ -20,11 +20,13 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import trio
 
 from dasfs.fuse.device import Device
+from dasfs.fuse.processes import is_dying
 from dasfs.fuse.protocol import (
     ANSWER,
     BODY,
@@ -56,6 +58,14 @@ Payload = bytes | memoryview
 Waiting = Callable[[Request], Awaitable[Payload]]
 
 
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A request that waits, and the thread that sent it."""
+
+    thread: int
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
 class FileSystem(Protocol):
     """What a session asks. Payloads are in the kernel's format."""
 
@@ -85,7 +95,7 @@ class Session:
         self._device = device
         self._files = files
         self._deadline_s = deadline_s
-        self._under_way: dict[int, trio.CancelScope] = {}
+        self._under_way: dict[int, _UnderWay] = {}
         self._loop = trio.CancelScope()
         # On one core a look only keeps the reader from sending what is looked for.
         self._may_look = len(os.sched_getaffinity(0)) > 1
@@ -177,16 +187,23 @@ class Session:
         request = Request.parse(bytes(memoryview(self._device.buffer)[:size]))
         handler = self._files.handler(request.opcode)
         if handler is not None:
-            self._under_way[request.unique] = scope = trio.CancelScope()
-            nursery.start_soon(self._answer, request, handler, scope)
+            self._under_way[request.unique] = waiting = _UnderWay(request.pid)
+            nursery.start_soon(self._answer, request, handler, waiting.scope)
         elif request.opcode == Opcode.INTERRUPT:
-            (unique,) = INTERRUPT.unpack_from(request.body)
-            if unique in self._under_way:
-                self._under_way[unique].cancel()
+            self._interrupt(*INTERRUPT.unpack_from(request.body))
         elif request.opcode in NO_ANSWER:
             self._files.forget(request)
         else:
             self._send(ANSWER.pack(HEAD, -(errno.EROFS if request.opcode in CHANGES else errno.ENOSYS), request.unique))
+
+    def _interrupt(self, unique: int) -> None:
+        """Give a request up whose reader is being killed.
+
+        The kernel asks for that at any signal. But who reads a file does not expect `EINTR`, so all others wait on.
+        """
+        waiting = self._under_way.get(unique)
+        if waiting is not None and is_dying(waiting.thread):
+            waiting.scope.cancel()
 
     async def _answer(self, request: Request, handler: Waiting, scope: trio.CancelScope) -> None:
         begun = time.perf_counter()

@@ -7,7 +7,7 @@ has of it in memory serves every seed. Nothing grows with the dataset.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from dasfs.errors import DasfsError, NotFound, StoreUnavailable
@@ -79,7 +79,8 @@ class ShuffledView:
         if located is None:
             raise NotFound(f"there is nothing at place {place} of {self._space}")
         extension = located.record.extension.encode("utf-8", "surrogateescape")
-        attributes = replace(datapoint_attributes(located), name_kept_s=NAME_KEPT_S)
+        record = located.record
+        attributes = Attributes(located.inode, False, record.true_size, record.mtime, 1, NAME_KEPT_S)
         return Entry(b"%0*d.%b" % (_digits(order), place, extension), attributes, place + 1)
 
     def _parse(self, order: SnapshotOrder, name: str) -> "_Name | None":

@@ -85,7 +85,7 @@ class S3Store(Store):
     def put_stream(self, key: str, chunks: Iterable[bytes | memoryview]) -> ObjectInfo:
         self._bucket.full_key(key)
         parts = split_stream(chunks)
-        first = next(parts, bytearray())
+        first = next(parts, memoryview(b""))
         if len(first) < FIRST_PART_SIZE:
             return self._put(key, first)
         with MultipartUpload(self._bucket, key, self.head) as upload:

@@ -43,18 +43,25 @@ def part_size(number: int) -> int:
     return FIRST_PART_SIZE * (1 + number // _PARTS_PER_STEP)
 
 
-def split_stream(chunks: Iterable[Data]) -> Iterator[bytearray]:
-    """Yield consecutive parts, each of its `part_size` but the last, which is never empty."""
+def split_stream(chunks: Iterable[Data]) -> Iterator[bytearray | memoryview]:
+    """Yield consecutive parts, each of its `part_size` but the last, which is never empty.
+
+    What comes in chunks that are parts already is not copied.
+    """
     number, part = 1, bytearray()
     for chunk in chunks:
         rest = memoryview(chunk).cast("B")
         while rest:
             room = part_size(number) - len(part)
-            part += rest[:room]
+            if not part and len(rest) >= room:
+                yield rest[:room]
+                number += 1
+            else:
+                part += rest[:room]
+                if len(part) == part_size(number):
+                    yield part
+                    number, part = number + 1, bytearray()
             rest = rest[room:]
-            if len(part) == part_size(number):
-                yield part
-                number, part = number + 1, bytearray()
     if part:
         yield part
 

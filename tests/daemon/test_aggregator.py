@@ -236,7 +236,7 @@ def test_a_store_that_fails_a_third_of_its_requests(kind, tmp_path, monkeypatch)
                 return False
             if life.collector.state().deleted_objects < 3:
                 return False
-            if life.in_flight or plan_aggregation(snapshot.dataranges, SMALL.policy):
+            if life.backlog.now()[1] or plan_aggregation(snapshot.dataranges, SMALL.policy):
                 return False
             keys = {dataset.keys.tar(gone) for commit in dataset.log.commits() for gone in commit.remove}
             return keys.isdisjoint(info.key for info in inner.list(dataset.keys.dataranges))

@@ -48,6 +48,25 @@ def test_a_daemon_without_rights(file_url, daemon_of):
     assert daemon.contents() == once({"closed/a": b"1", "open/b": b"2", "frozen/c": b"3"})
 
 
+def test_a_duplicate_that_can_not_be_removed(file_url, daemon_of):
+    """A file that the dataset has already, where the daemon may remove nothing, is told; after a restart it goes."""
+    daemon = daemon_of(file_url, scan_interval="0.3s", empty_directories="1h")
+    daemon.command = (*MORTAL, *COMMAND)
+    daemon.expected += ["neither pack nor move away"]
+    write(daemon.directory, {"frozen/c": b"3"})
+    daemon.start()
+    daemon.wait_empty()
+    write(daemon.directory, {"frozen/c": b"3"})
+    (daemon.directory / "frozen").chmod(0o500)
+    line = daemon.wait_log("WARNING: d: files that the daemon can neither pack nor move away: 1, as frozen/c: .*")
+    assert "it is in the dataset already, but can't be removed: Permission denied" in line
+    (daemon.directory / "frozen").chmod(0o700)
+    assert daemon.end() == 0
+    daemon.start()
+    daemon.wait_empty()
+    assert daemon.contents() == once({"frozen/c": b"3"})
+
+
 def test_a_directory_in_a_mount(file_url, daemon_of, tmp_path):
     """A write directory in a mount of dasfs ends the start with one line that says why; so does one of two datasets."""
     daemon = daemon_of(file_url)
@@ -170,4 +189,27 @@ def test_nothing_left_of_inotify(file_url, daemon_of, limit):
     write(daemon.directory, made)
     daemon.wait_empty()
     assert len(queues_of(daemon.process.pid)) <= 1
+    assert daemon.contents() == once(made)
+
+
+def test_too_few_watches_for_all_directories(file_url, daemon_of):
+    """Where some sub-directories get no watch that is told, scans find their files, and all is well once they do."""
+    daemon = daemon_of(file_url, scan_interval="0.5s", empty_directories="1h")
+    limit = "/proc/sys/user/max_inotify_watches"
+    # Only from inside the name space can the limit be raised: by a process that waits for a file to appear.
+    helper = f'(while kill -0 $$ && test ! -e "$0/raise"; do sleep 0.1; done; echo 100 > {limit}) &'
+    script = f'echo 4 > {limit} && {{ {helper} }} && exec "$@"'
+    daemon.command = ("unshare", "--user", "--map-root-user", "sh", "-c", script, str(daemon.home), *COMMAND)
+    daemon.expected += ["can't be watched"]
+    for k in range(9):
+        (daemon.directory / f"{k}").mkdir()
+    daemon.start()
+    assert "raise fs.inotify.max_user_watches" in daemon.wait_log("WARNING: d: .*can't be watched: no watch is left.*")
+    made = {f"{k % 9}/{k}": b"%d" % k for k in range(50)}
+    write(daemon.directory, made)
+    daemon.wait_empty()
+    (daemon.home / "raise").mkdir()
+    daemon.wait_log("over after .*can't be watched: no watch is left")
+    (queue,) = queues_of(daemon.process.pid)
+    assert (Path(f"/proc/{daemon.process.pid}/fdinfo") / queue.name).read_text().count("inotify wd") == 10
     assert daemon.contents() == once(made)

@@ -168,6 +168,22 @@ def test_all_mistakes_are_told_at_once(tmp_path):
     assert [each.split(": ")[0] for each in mistakes] == [":7", ":4", ":5"]
 
 
+def test_check_tells_each_mistake_once_and_by_line(tmp_path):
+    """What is wrong with a store is told where it stands, and not again of each dataset in it."""
+    path = tmp_path / "daemon.toml"
+    text = '[limits]\nuploads = 0\n[stores.s]\nurl = "s3:/x"\n[datasets.a]\nstore = "s"\ndirectory = "/nowhere"\n'
+    path.write_text(text + '[datasets.b]\nstore = "none"\ndirectory = "/nowhere2"\nsettle = -1\n')
+    found = [(each.line, each.key) for each in check(str(path)) if each.key != "state_directory"]
+    assert found == [
+        (2, "limits.uploads"),
+        (4, "stores.s.url"),
+        (7, "datasets.a.directory"),
+        (9, "datasets.b.store"),
+        (10, "datasets.b.directory"),
+        (11, "datasets.b.settle"),
+    ]
+
+
 def test_check_looks_at_directories_and_stores(tmp_path):
     """`--check` lists nested, shared, missing and own directories, absent stores and missing datasets; exit 1."""
     url = make_store(f"file://{tmp_path}/store")

@@ -8,25 +8,19 @@ import threading
 import time
 
 import pytest
-import trio
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.verify import verify
 from dasfs.stores import open_store
-from dasfs_daemon.attempts import Attempts
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.directory_lock import DirectoryLock
 from dasfs_daemon.intake import Intake
 from dasfs_daemon.journal import Journal
-from dasfs_daemon.known import KnownPaths
-from dasfs_daemon.life import Life, Record, Shared
 from dasfs_daemon.origin import OriginJournal
 from dasfs_daemon.problems import Problems
 from dasfs_daemon.rejects import Rejects
-from dasfs_daemon.tally import Tally
 from dasfs_daemon.throttle import Throttle
 from dasfs_daemon.walk import BATCH
-from tests.blocks import wait_until as wait_until_async
 from tests.daemons import make_store, write
 from tests.faulty import Fault, FaultyStore, at_random
 from tests.lives import live
@@ -41,15 +35,6 @@ def config(tmp_path):
     )
 
 
-async def run_until_empty(life, directory):
-    """Run one life until nothing is left in its directory."""
-    life.begin(Record(Tally()))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(life.run)
-        await wait_until_async(lambda: not life.in_flight and not any(path.is_file() for path in directory.rglob("*")))
-        nursery.cancel_scope.cancel()
-
-
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
 def test_a_store_that_fails_a_third_of_its_requests(kind, tmp_path, config, monkeypatch):
     """With a third of all requests failing or losing their answers, every file is in the dataset exactly once."""
@@ -62,24 +47,11 @@ def test_a_store_that_fails_a_third_of_its_requests(kind, tmp_path, config, monk
     made |= {f"{k:020d}.bin": content.randbytes(3000) for k in range(1000, 1030)}
     write(tmp_path / "in", made)
 
-    async def main():
-        with (
-            open_store(url) as inner,
-            Journal(str(tmp_path / "journal.db")) as journal,
-        ):
-            known = KnownPaths(str(tmp_path / "paths.db"))
-            store = FaultyStore(inner, at_random(1, 1 / 3, Fault.FAIL, Fault.LOSE_ANSWER))
-            limits = trio.CapacityLimiter(2), trio.CapacityLimiter(20)
-            shared = Shared(journal, known, str(tmp_path), Throttle(), *limits, 1)
-            attempts = Attempts(Problems("d"), limits[1], lambda: None)
-            life = Life("d", config, store, shared, attempts)
-            try:
-                await run_until_empty(life, tmp_path / "in")
-            finally:
-                life.close()
-                known.close()
+    def is_empty(life):
+        return not life.backlog.now()[1] and not any(path.is_file() for path in (tmp_path / "in").rglob("*"))
 
-    trio.run(main)
+    with open_store(url) as inner:
+        live(tmp_path, FaultyStore(inner, at_random(1, 1 / 3, Fault.FAIL, Fault.LOSE_ANSWER)), config, is_empty)
     with open_store(url) as store:
         dataset = Dataset(store, "d")
         snapshot = dataset.snapshot()
@@ -195,7 +167,7 @@ def test_a_file_that_can_not_be_read_is_rejected(tmp_path, config, monkeypatch):
         assert origin.waiting().files == 1
         origin.forget([file.id for file in origin.unnumbered_waiting(1)])
         assert intake.look([b"secret"]).rejected == 1
-    assert "no permission" in (tmp_path / "in" / ".rejected" / "secret.1.txt").read_text()
+    assert "no permission" in (tmp_path / "in" / ".rejected" / "secret.txt").read_text()
 
 
 def test_the_bandwidth_is_kept():

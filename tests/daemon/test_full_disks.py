@@ -13,7 +13,10 @@ LINE = "(?m)^dasfs: WARNING: d: .*"
 def test_a_write_directory_on_a_full_disk(file_url, daemon_of):
     """Files on a disk without a free byte are packed and removed; one to be rejected stays where it is, and is told."""
     daemon = daemon_of(file_url)
-    daemon.expected += ["is rejected, but can't be moved away: No space left on device"]
+    daemon.expected += [
+        "is rejected, but can't be moved away: No space left on device",
+        "neither pack nor move away: 1, ",
+    ]
     with disk(daemon.directory, "size=1m"):
         made = {f"{k}": os.urandom(9000) for k in range(20)}
         bad = f"{10**20 - 1}.bin"
@@ -23,6 +26,9 @@ def test_a_write_directory_on_a_full_disk(file_url, daemon_of):
         daemon.wait_log("is rejected, but can't be moved away")
         wait_until(lambda: [path.name for path in daemon.files() if path.name != ".fill"] == [bad])
         assert daemon.contents() == once(made)
+        daemon.wait_log(f"neither pack nor move away: 1, as {bad}: ")
+        (daemon.directory / bad).unlink()
+        daemon.wait_log("over after .*neither pack nor move away")
         assert daemon.end() == 0
         assert daemon.log.count("is rejected") == 1
 

@@ -16,6 +16,7 @@ import pytest
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.stores import open_store
+from dasfs_daemon.walk import BATCH
 from tests.daemons import make_store
 from tests.mounts import mounting, wait_until
 
@@ -101,3 +102,17 @@ def test_a_copied_tree_appears_in_a_mount(kind, tmp_path, source, daemon_of, req
         f" and in the mount {seen - copied:.1f} s later, the directory empty {emptied - copied:.1f} s later;"
         f" {len(snapshot.dataranges)} dataranges"
     )
+
+
+def test_numbered_files_of_one_scan_become_few_dataranges(tmp_path, daemon_of):
+    """Files that keep their numbers, found by a scan in no order and due at once, wait until all of them are known."""
+    daemon = daemon_of(make_store(f"sqlite://{tmp_path}/store.db"), datarange_size="8MiB", datarange_age="0s")
+    count = BATCH + BATCH // 2  # more than a scan takes at once
+    for number in range(count):
+        (daemon.directory / f"{number:020d}.bin").write_bytes(b"%d" % number)
+    daemon.start()
+    wait_until(lambda: not os.listdir(daemon.directory), TIMEOUT_S)
+    with open_store(daemon.url) as store:
+        snapshot = Dataset(store, "d").snapshot()
+    assert snapshot.count == count
+    assert len(snapshot.dataranges) <= count * 1024 // (8 << 20) + 2

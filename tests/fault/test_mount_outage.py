@@ -223,6 +223,27 @@ def test_readers_that_are_killed(store: Store, mounted: Mounter, proxy: Proxy) -
     wait_until(lambda: errno_of(drop_and_read, mount) is None)
 
 
+def test_killed_readers_are_gone_at_once(store: Store, mounted: Mounter, proxy: Proxy) -> None:
+    """A reader that waits for a store that hangs and is killed with -9 is gone at once, long before the deadline."""
+    mount = mounted(store.url, options="deadline=30", warnings=WARNINGS)
+    add_big(store, mount)
+    proxy.hang()
+    readers = start_readers(mount, 10)
+    try:
+        wait_until(lambda: mount.status()["block_cache"]["in_flight"] >= 5)
+        for reader in readers:
+            reader.kill()
+        begun = time.monotonic()
+        assert [reader.wait(BOUND_S) for reader in readers] == [-signal.SIGKILL] * 10
+        assert time.monotonic() - begun < 2
+        assert in_thread(mount.names, timeout_s=2) is not None
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.wait()
+        proxy.recover()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_while_reads_are_stuck(
     store: Store, mounted: Mounter, proxy: Proxy, number: signal.Signals

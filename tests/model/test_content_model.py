@@ -155,10 +155,7 @@ class Mount:
             assert None in self.world.since[number], f"{number} is not found"
             return
         file = self.parts.content.open(located)
-        try:
-            await self.read_file(file, place, self.world.since[number])
-        finally:
-            self.parts.content.close(file)
+        await self.read_file(file, place, self.world.since[number])
 
     async def open(self, number: int) -> None:
         await self.refresh(None)
@@ -245,8 +242,6 @@ def test_what_is_read_is_what_was_put_or_says_that_it_is_gone(script: list[tuple
             for number in range(PLACES * COUNT):
                 await mount.read((number, (0.0, 1.0)))
             await mount.read_held((0.0, 1.0))
-            for each in world.held:
-                parts.content.close(each.file)
 
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as directory,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.model import nothing
 from dasfs.errors import Corrupt, ObjectChanged, StoreUnavailable
-from dasfs.fuse.content import Layout, WholeDatapoints
+from dasfs.fuse.content import MAX_FILES, Layout, WholeDatapoints
 from dasfs.fuse.inodes import Inode
 from dasfs.names import DatasetKeys
 from dasfs.stores import open_store
@@ -106,7 +106,6 @@ def test_an_open_file_goes_on_in_the_aggregate(store: FaultyStore, tmp_path: Pat
             store.inner.delete([DatasetKeys("set").tar(located.datarange.id)])
             assert await parts.content.read(file, 0, 1 << 30) == CONTENTS[29]
             assert file.located.datarange.first == 0
-            parts.content.close(file)
 
     trio.run(main)
 
@@ -142,7 +141,6 @@ def test_readers_of_one_file_move_on_together(store: FaultyStore, tmp_path: Path
                 await wait_until(lambda: len(found) == 1)
                 moved.set()
             assert found == [CONTENTS[29][600_000:601_000], CONTENTS[29][:1000]]
-            parts.content.close(file)
 
     trio.run(main)
 
@@ -161,7 +159,6 @@ def test_an_older_snapshot_leads_nobody_astray(store: FaultyStore, tmp_path: Pat
             parts.blocks.segment(before.snapshot.dataset_id, old, before.view.segments[0])
             store.inner.delete([old])
             assert await parts.content.read(file, 0, 1 << 30) == CONTENTS[29]
-            parts.content.close(file)
 
     trio.run(main)
 
@@ -207,7 +204,6 @@ def test_an_open_file_whose_bytes_are_gone(store: FaultyStore, tmp_path: Path, r
             await lose(parts, store, 29, rewrite=rewrite)
             with pytest.raises(ObjectChanged):
                 await parts.content.read(file, 0, 10)
-            parts.content.close(file)
 
     trio.run(main)
 
@@ -225,18 +221,19 @@ def test_an_object_that_is_missing(store: FaultyStore, tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_who_has_what_open_is_known(store: FaultyStore, tmp_path: Path) -> None:
-    """A datapoint is known to be open from its first `open` to its last `close`."""
+def test_what_was_read_lately_is_at_hand(store: FaultyStore, tmp_path: Path) -> None:
+    """A datapoint that was opened is found by its inode, until there were many others; what holds it reads on."""
 
     async def main() -> None:
         async with opened_parts(store, tmp_path) as parts:
             located = await parts.tree.locate(await parts.inode("set", name(3)))
-            assert parts.content.opened(located.inode) is None
-            files = [parts.content.open(located) for _ in range(3)]
-            for file in files:
-                assert parts.content.opened(located.inode) == located
-                parts.content.close(file)
-            assert parts.content.opened(located.inode) is None
+            assert parts.content.find(located.inode) is None
+            file = parts.content.open(located)
+            assert parts.content.find(located.inode) is file
+            for number in range(MAX_FILES):
+                parts.content.open(located._replace(inode=Inode(number)))
+            assert parts.content.find(located.inode) is None
+            assert await parts.content.read(file, 0, 1 << 30) == CONTENTS[3]
 
     trio.run(main)
 
@@ -254,7 +251,6 @@ def test_reading_in_order_is_read_ahead_of(store: FaultyStore, tmp_path: Path) -
             for number in (10, 11):
                 file = parts.content.open(await parts.tree.locate(await parts.inode("set", name(number))))
                 assert parts.content.read_cached(file, 0, 1 << 30) == CONTENTS[number]
-                parts.content.close(file)
 
     trio.run(main)
 

@@ -163,6 +163,6 @@ def test_this_machine_can_be_looked_at() -> None:
     machine = look_at_machine()
     assert machine.cpus > 0
     assert machine.open_files > 0
-    assert {"pyfuse3", "trio", "boto3"} <= {each.name for each in machine.libraries}
+    assert {"apsw", "trio", "boto3"} <= {each.name for each in machine.libraries}
     assert all(each.is_enough for each in machine.libraries)
     assert machine.kernel[0].isdigit()

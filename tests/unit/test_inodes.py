@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from dasfs.fuse.inodes import (
     CONTROL_DIRECTORY,
+    FIRST_OWN_FILE,
     ROOT,
-    STATUS_FILE,
     DatapointPlace,
     InodeTable,
     Lives,
@@ -37,7 +37,7 @@ def test_an_inode_leads_back_to_its_datapoint(places: list[tuple[str, int]]) -> 
     table = InodeTable()
     inodes = {place: table.datapoint(place[0], DatapointNumber(place[1])) for place in places}
     assert len(set(inodes.values())) == len(inodes)
-    assert not {ROOT, CONTROL_DIRECTORY, STATUS_FILE, 0} & set(inodes.values())
+    assert not {ROOT, CONTROL_DIRECTORY, FIRST_OWN_FILE, 0} & set(inodes.values())
     for (dataset, number), inode in inodes.items():
         assert table.find_datapoint(inode) == DatapointPlace(dataset, DatapointNumber(number))
         assert table.find_directory(inode) is None
@@ -49,7 +49,7 @@ def test_a_directory_keeps_its_inode() -> None:
     table = InodeTable()
     first, second = table.directory("a"), table.directory("b")
     assert (table.directory("a"), table.find_directory(second)) == (first, "b")
-    assert first not in (second, ROOT, CONTROL_DIRECTORY, STATUS_FILE)
+    assert first not in (second, ROOT, CONTROL_DIRECTORY, FIRST_OWN_FILE)
     assert table.find_datapoint(first) is None
 
 

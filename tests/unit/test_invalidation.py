@@ -34,24 +34,15 @@ def store(tmp_path: Path) -> Iterator[FaultyStore]:
         faulty.release()
 
 
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What the kernel was told: inodes, and names with the inode of their directory."""
-    found: list[object] = []
-    monkeypatch.setattr("pyfuse3.invalidate_inode", lambda inode: found.append(inode))
-    monkeypatch.setattr("pyfuse3.invalidate_entry", lambda inode, entry: found.append((inode, entry)))
-    return found
-
-
 def name(number: int) -> str:
     return f"{number:020d}.bin"
 
 
-async def change(parts: Parts, told: list[object], count: int) -> None:
+async def change(parts: Parts, count: int) -> None:
     """Show the newest snapshot, and wait until the kernel was told so many things."""
     parts.catalog.subscribe(parts.invalidator.prepare)
     await parts.catalog.refresh_now("set")
-    await wait_until(lambda: len(told) >= count)
+    await wait_until(lambda: len(parts.told) >= count)
 
 
 def test_what_is_replaced() -> None:
@@ -73,7 +64,7 @@ def test_pages_cover_each_number_once(first: int, last: int) -> None:
     assert all(end - start < PAGE_RECORDS for start, end in found)
 
 
-def test_deleted_names_are_dropped(store: FaultyStore, tmp_path: Path, told: list[object]) -> None:
+def test_deleted_names_are_dropped(store: FaultyStore, tmp_path: Path) -> None:
     """The kernel is told every name and inode of a deleted datarange that it may hold, with the inode that it knows."""
 
     async def main() -> None:
@@ -81,46 +72,46 @@ def test_deleted_names_are_dropped(store: FaultyStore, tmp_path: Path, told: lis
             inodes = {number: await parts.inode("set", name(number)) for number in (0, PAGE_RECORDS, COUNT - 1)}
             directory = parts.tree.directory_inode("set")
             Dataset(store.inner, "set").delete_datarange(0, COUNT - 1)
-            await change(parts, told, 2 * COUNT)
-            assert len(told) == 2 * COUNT
+            await change(parts, 2 * COUNT)
+            assert len(parts.told) == 2 * COUNT
             for number, inode in inodes.items():
-                assert inode in told
-                assert (directory, name(number).encode()) in told
+                assert inode in parts.told
+                assert (directory, name(number).encode()) in parts.told
 
     trio.run(main)
 
 
-def test_what_nobody_looked_at_needs_no_word(store: FaultyStore, tmp_path: Path, told: list[object]) -> None:
+def test_what_nobody_looked_at_needs_no_word(store: FaultyStore, tmp_path: Path) -> None:
     """Of a datarange whose manifest was never fetched the kernel can't know anything: it is told nothing."""
 
     async def main() -> None:
         async with opened_parts(store, tmp_path) as parts:
             await parts.inode("set", name(COUNT))
             Dataset(store.inner, "set").delete_datarange(0, COUNT - 1)
-            await change(parts, told, 0)
+            await change(parts, 0)
             Dataset(store.inner, "set").delete_datarange(COUNT, COUNT + 1)
-            await change(parts, told, 4)
-            assert len(told) == 4
+            await change(parts, 4)
+            assert len(parts.told) == 4
 
     trio.run(main)
 
 
-def test_what_stays_the_same_is_kept(store: FaultyStore, tmp_path: Path, told: list[object]) -> None:
+def test_what_stays_the_same_is_kept(store: FaultyStore, tmp_path: Path) -> None:
     """Aggregation tells the kernel nothing and renews no inode, though all dataranges were replaced."""
 
     async def main() -> None:
         async with opened_parts(store, tmp_path) as parts:
             inodes = [await parts.inode("set", name(number)) for number in (0, COUNT - 1, COUNT)]
             aggregate(store.inner, "set")
-            await change(parts, told, 0)
+            await change(parts, 0)
             assert [await parts.inode("set", name(number)) for number in (0, COUNT - 1, COUNT)] == inodes
             assert parts.tree.lives("set") == ()
-        assert told == []
+            assert parts.told == []
 
     trio.run(main)
 
 
-def test_what_was_written_anew_is_dropped(store: FaultyStore, tmp_path: Path, told: list[object]) -> None:
+def test_what_was_written_anew_is_dropped(store: FaultyStore, tmp_path: Path) -> None:
     """Of a datarange that was written anew, what lies between the first and the last difference is dropped."""
 
     async def main() -> None:
@@ -129,33 +120,31 @@ def test_what_was_written_anew_is_dropped(store: FaultyStore, tmp_path: Path, to
             contents = [b"%d" % number for number in range(COUNT)]
             contents[5], contents[1027] = b"V", b"others"
             replace(store.inner, "set", 0, contents)
-            await change(parts, told, 2 * 1023)
-            assert len(told) == 2 * 1023
+            await change(parts, 2 * 1023)
+            assert len(parts.told) == 2 * 1023
             new = {number: await parts.inode("set", name(number)) for number in old}
             assert [number for number in old if old[number] != new[number]] == [5, 1027]
-            assert old[5] in told
-            assert old[4] not in told
+            assert old[5] in parts.told
+            assert old[4] not in parts.told
 
     trio.run(main)
 
 
-def test_a_deleted_dataset_takes_its_directory_along(store: FaultyStore, tmp_path: Path, told: list[object]) -> None:
+def test_a_deleted_dataset_takes_its_directory_along(store: FaultyStore, tmp_path: Path) -> None:
     """The kernel forgets the directory of a deleted dataset, and everything in it that it may hold."""
 
     async def main() -> None:
         async with opened_parts(store, tmp_path) as parts:
             await parts.inode("set", name(COUNT))
             Dataset(store.inner, "set").delete()
-            await change(parts, told, 5)
-            assert told[-1] == (ROOT, b"set")
-            assert len(told) == 5
+            await change(parts, 5)
+            assert parts.told[-1] == (ROOT, b"set")
+            assert len(parts.told) == 5
 
     trio.run(main)
 
 
-def test_a_dataset_that_was_created_anew_shares_no_inode(
-    store: FaultyStore, tmp_path: Path, told: list[object]
-) -> None:
+def test_a_dataset_that_was_created_anew_shares_no_inode(store: FaultyStore, tmp_path: Path) -> None:
     """All numbers of a dataset that was deleted and created again get other inodes, looked at before or not."""
 
     async def main() -> None:
@@ -163,13 +152,13 @@ def test_a_dataset_that_was_created_anew_shares_no_inode(
             old = await parts.inode("set", name(COUNT))
             Dataset(store.inner, "set").delete()
             datasets.add(store.inner, "set", 0, [b"%d" % number for number in range(COUNT + 2)])
-            await change(parts, told, 4)
+            await change(parts, 4)
             assert await parts.inode("set", name(COUNT)) != old
 
     trio.run(main)
 
 
-def test_no_change_without_the_manifests_that_it_needs(store: FaultyStore, tmp_path: Path, told: list[object]) -> None:
+def test_no_change_without_the_manifests_that_it_needs(store: FaultyStore, tmp_path: Path) -> None:
     """Whether a datapoint is the same can't be told while the store is away: the change is not shown then."""
 
     async def main() -> None:
@@ -182,12 +171,12 @@ def test_no_change_without_the_manifests_that_it_needs(store: FaultyStore, tmp_p
             store.plan = during(Fault.FAIL, "get")
             with pytest.raises(StoreUnavailable):
                 await parts.invalidator.prepare(snapshot, after)
-        assert told == []
+            assert parts.told == []
 
     trio.run(main)
 
 
-def test_a_change_that_is_overtaken_is_passed_over(store: FaultyStore, tmp_path: Path, told: list[object]) -> None:
+def test_a_change_that_is_overtaken_is_passed_over(store: FaultyStore, tmp_path: Path) -> None:
     """When a snapshot's own manifests are gone before it was compared, the next one is shown, and nothing is lost."""
 
     async def main() -> None:
@@ -211,6 +200,6 @@ def test_a_change_that_is_overtaken_is_passed_over(store: FaultyStore, tmp_path:
             assert state is not None
             assert [state.snapshot] == snapshots
             assert await parts.read(inode) == b"x"
-            assert told == []
+            assert parts.told == []
 
     trio.run(main)

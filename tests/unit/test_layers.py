@@ -185,12 +185,30 @@ def test_arrows_that_point_down_are_free(importer: str, source: str) -> None:
     assert upward(module(importer, source)) == []
 
 
-def test_the_tree_knows_no_pyfuse3() -> None:
-    """fuse/tree.py can be tested without a kernel, and nothing outside fuse needs pyfuse3."""
-    users = {module.name for module in MODULES if imports_of(module, "pyfuse3")}
-    assert "dasfs.fuse.tree" in NAMES
-    assert "dasfs.fuse.tree" not in users
+# What speaks with the kernel; the rest of fuse/ can be tested without one.
+PROTOCOL = ("dasfs.fuse.protocol", "dasfs.fuse.device", "dasfs.fuse.session")
+
+
+@pytest.mark.parametrize("name", ["tree", "content", "prefetch", "inodes", "own_files", "xattrs", "invalidation"])
+def test_the_model_knows_no_protocol(name: str) -> None:
+    """What a mount looks like and holds is decided without the kernel's format and without its descriptor."""
+    (found,) = [module for module in MODULES if module.name == f"dasfs.fuse.{name}"]
+    assert not any(imports_of(found, each) for each in PROTOCOL)
+
+
+def test_only_fuse_speaks_with_the_kernel() -> None:
+    """Nothing outside fuse knows the protocol, and the protocol knows nothing of the project."""
+    users = {module.name for module in MODULES if any(imports_of(module, each) for each in PROTOCOL)}
+    assert {"dasfs.fuse.operations", "dasfs.fuse.mount"} <= users
     assert {name for name in users if not name.startswith("dasfs.fuse.")} == set()
+    (protocol,) = [module for module in MODULES if module.name == PROTOCOL[0]]
+    assert [name for name in imports(protocol) if target_part(name)] == []
+
+
+@pytest.mark.parametrize("library", ["pyfuse3", "fuse", "llfuse", "fusepy"])
+def test_there_is_no_library_between(library: str) -> None:
+    """The session is dasfs's own: no FUSE library is imported."""
+    assert [m.name for m in MODULES if imports_of(m, library)] == []
 
 
 @pytest.mark.parametrize("library", ["boto3", "botocore", "s3transfer"])

@@ -1,20 +1,19 @@
-"""The handlers of a mount, without a kernel: what they refuse, and that nothing but `FUSEError` leaves them."""
+"""The handlers of a mount behind a session, with a test for a kernel: what they answer, and that they always do."""
 
 import errno
-import inspect
 import json
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyfuse3
 import pytest
 import trio
 
+from dasfs.dataset.dataset import Dataset
 from dasfs.errors import (
     AccessDenied,
     Corrupt,
@@ -25,13 +24,25 @@ from dasfs.errors import (
     StoreUnavailable,
 )
 from dasfs.fuse.attributes import Ownership
-from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT, STATUS_FILE
+from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT
 from dasfs.fuse.operations import Operations
+from dasfs.fuse.protocol import CHANGES, Opcode
 from dasfs.stores import Store, open_store
 from tests import datasets
+from tests.kernel import Kernel, read_body, served, xattr_body
 from tests.parts import Parts, opened_parts
 
-CONTEXT: Any = SimpleNamespace(pid=os.getpid(), uid=os.getuid())
+NAME = f"{0:020d}.bin".encode()
+
+# A request of each kind that may have to wait for the store.
+WAITING = {
+    Opcode.LOOKUP: (ROOT, b"name\0"),
+    Opcode.GETATTR: (99, bytes(16)),
+    Opcode.READ: (99, read_body(0, 0, 4096)),
+    Opcode.OPENDIR: (ROOT, bytes(8)),
+    Opcode.LISTXATTR: (99, xattr_body(100)),
+    Opcode.GETXATTR: (99, xattr_body(100, b"user.dasfs.size")),
+}
 
 
 @pytest.fixture
@@ -43,15 +54,17 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 class Raising:
-    """Stands for a part of the mount of which every method raises, or waits for ever."""
+    """Stands for a part of the mount that knows nothing at once, and whose other methods raise, or wait for ever."""
 
-    def __init__(self, error: BaseException | None) -> None:
+    def __init__(self, error: Exception | None) -> None:
         self._error = error
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return self._know_nothing if name.startswith(("peek", "opened", "dataset_of")) else self._fail
+        if name == "recorder":
+            return SimpleNamespace(on=False)
+        return self._know_nothing if name.startswith(("peek", "find", "dataset_of")) else self._fail
 
     def _know_nothing(self, *_: object) -> None:
         return None
@@ -62,30 +75,15 @@ class Raising:
         await trio.sleep_forever()
 
 
-def operations_over(part: Any, *, deadline_s: float = 5.0) -> Operations:
+def operations_over(part: Any) -> Operations:
     """Return handlers over parts that all are `part`."""
-    return Operations(part, part, part, part, Ownership(0, 0, 0), deadline_s=deadline_s)
+    return Operations(part, part, part, part, Ownership(0, 0, 0))
 
 
-async def errno_of(call: Any) -> int | None:
-    """Return the errno that a handler answers with."""
-    try:
-        await call
-    except pyfuse3.FUSEError as error:
-        return error.errno
-    return None
-
-
-def waiting_calls(operations: Operations) -> dict[str, Any]:
-    """Return a call of each handler that may have to wait for the store."""
-    return {
-        "lookup": operations.lookup(ROOT, b"name", CONTEXT),
-        "getattr": operations.getattr(99, CONTEXT),
-        "open": operations.open(99, os.O_RDONLY, CONTEXT),
-        "opendir": operations.opendir(ROOT, CONTEXT),
-        "listxattr": operations.listxattr(99, CONTEXT),
-        "getxattr": operations.getxattr(99, b"user.dasfs.size", CONTEXT),
-    }
+async def errnos(error: Exception | None, *, deadline_s: float = 5.0) -> dict[Opcode, int]:
+    """Return what each request that may wait is answered with when everything raises `error`."""
+    async with served(operations_over(Raising(error)), deadline_s=deadline_s) as kernel:
+        return {opcode: await kernel.errno(opcode, *request) for opcode, request in WAITING.items()}
 
 
 @pytest.mark.parametrize(
@@ -104,11 +102,10 @@ def waiting_calls(operations: Operations) -> dict[str, Any]:
     ],
 )
 def test_whatever_is_raised_is_answered(error: Exception, number: int) -> None:
-    """Every exception in a handler becomes an errno: any other would end the mount. Those of ours have their own."""
+    """Every exception in a handler becomes an errno, and the mount goes on. Those of ours have their own."""
 
     async def main() -> None:
-        calls = waiting_calls(operations_over(Raising(error)))
-        assert {name: await errno_of(call) for name, call in calls.items()} == dict.fromkeys(calls, number)
+        assert await errnos(error) == dict.fromkeys(WAITING, number)
 
     trio.run(main)
 
@@ -118,7 +115,8 @@ def test_what_is_usual_is_not_logged(error: Exception, logged: int, caplog: pyte
     """That something is not there is an answer and no warning; damage is one."""
 
     async def main() -> None:
-        await errno_of(operations_over(Raising(error)).lookup(ROOT, b"name", CONTEXT))
+        async with served(operations_over(Raising(error))) as kernel:
+            await kernel.errno(Opcode.LOOKUP, ROOT, b"name\0")
 
     trio.run(main)
     assert len(caplog.records) == logged
@@ -128,7 +126,8 @@ def test_a_defect_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture)
     """An exception that nobody expected is an ERROR in the log, and says where it came from."""
 
     async def main() -> None:
-        await errno_of(operations_over(Raising(ZeroDivisionError("oops"))).lookup(ROOT, b"name", CONTEXT))
+        async with served(operations_over(Raising(ZeroDivisionError("oops")))) as kernel:
+            await kernel.errno(Opcode.LOOKUP, ROOT, b"name\0")
 
     trio.run(main)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
@@ -136,122 +135,159 @@ def test_a_defect_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture)
 
 
 def test_an_outage_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Thousands of operations that fail for the same reason are told by a few lines, not by thousands."""
+    """Many operations that fail for the same reason are told by a few lines."""
 
     async def main() -> None:
-        operations = operations_over(Raising(StoreUnavailable("the store is away")))
-        for _ in range(2000):
-            assert await errno_of(operations.lookup(ROOT, b"name", CONTEXT)) == errno.EIO
+        async with served(operations_over(Raising(StoreUnavailable("the store is away")))) as kernel:
+            for _ in range(200):
+                assert await kernel.errno(Opcode.LOOKUP, ROOT, b"name\0") == errno.EIO
 
     trio.run(main)
     assert 1 <= len(caplog.records) <= 50
 
 
-def test_every_handler_that_waits_has_a_deadline() -> None:
+def test_every_request_that_waits_has_a_deadline() -> None:
     """When the store does not answer, each operation ends with `ETIMEDOUT` at the deadline."""
 
     async def main() -> None:
-        calls = waiting_calls(operations_over(Raising(None), deadline_s=0.02))
         with trio.fail_after(10):
-            assert {name: await errno_of(call) for name, call in calls.items()} == dict.fromkeys(calls, errno.ETIMEDOUT)
+            assert await errnos(None, deadline_s=0.02) == dict.fromkeys(WAITING, errno.ETIMEDOUT)
 
     trio.run(main)
 
 
-def test_a_read_has_a_deadline(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read and a listing that wait too long end with `ETIMEDOUT` as well."""
+def test_a_listing_has_a_deadline(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing that waits too long ends with `ETIMEDOUT` as well, with attributes or without."""
 
     async def never(*_: object) -> bytes:
         await trio.sleep_forever()
         raise AssertionError
 
     async def main() -> None:
-        async with opened_parts(store, tmp_path, deadline_s=0.05) as parts:
-            inode = await parts.inode("set", f"{0:020d}.bin")
-            opened = await parts.operations.open(inode, os.O_RDONLY, CONTEXT)
-            monkeypatch.setattr(parts.content, "read", never)
-            with trio.fail_after(10):
-                assert await errno_of(parts.operations.read(opened.fh, 0, 5)) == errno.ETIMEDOUT
-            directory = await parts.operations.opendir(parts.tree.directory_inode("set"), CONTEXT)
+        async with opened_parts(store, tmp_path) as parts, parts.served(deadline_s=0.5) as kernel:
+            directory = await directory_of(parts)
+            (handle,) = struct.unpack_from("=Q", await kernel.payload(Opcode.OPENDIR, directory, bytes(8)))
             monkeypatch.setattr(parts.tree, "list_page", never)
-            with trio.fail_after(10):
-                assert await errno_of(parts.operations.readdir(directory, 0, CONTEXT)) == errno.ETIMEDOUT
+            for opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
+                assert await kernel.errno(opcode, directory, read_body(handle, 0, 4096)) == errno.ETIMEDOUT
 
     trio.run(main)
-
-
-READING = {"access", "flush", "forget", "fsync", "fsyncdir", "getattr", "getxattr", "init", "listxattr", "lookup"} | {
-    "open", "opendir", "read", "readdir", "readlink", "release", "releasedir", "stacktrace", "statfs", "syncfs", "poll"
-}  # fmt: skip
 
 
 def test_every_change_is_refused() -> None:
-    """Each handler of pyfuse3 that would change something answers `EROFS`, whatever it is called with."""
+    """Whatever would change something is answered with `EROFS`, and nobody is asked."""
 
     async def main() -> None:
-        operations = operations_over(Raising(AssertionError("it must not be asked")))
-        changes = {
-            name
-            for name, member in inspect.getmembers(pyfuse3.Operations, inspect.isfunction)
-            if not name.startswith("_") and name not in READING
-        }
-        assert {"create", "mkdir", "unlink", "rename", "setattr", "write", "setxattr"} <= changes
-        for name in sorted(changes):
-            arguments = [None] * (len(inspect.signature(getattr(pyfuse3.Operations, name)).parameters) - 1)
-            assert await errno_of(getattr(operations, name)(*arguments)) == errno.EROFS, name
+        async with served(operations_over(Raising(AssertionError("it must not be asked")))) as kernel:
+            assert {await kernel.errno(opcode, ROOT, bytes(64)) for opcode in CHANGES} == {errno.EROFS}
 
     trio.run(main)
 
 
-@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_TRUNC, os.O_APPEND, os.O_WRONLY | os.O_CREAT])
-def test_opening_to_write_is_refused(store: Store, tmp_path: Path, flags: int) -> None:
-    """Files are opened to be read, the mount's own ones too."""
+@pytest.mark.parametrize("opcode", [Opcode.OPEN, Opcode.FLUSH, 5, 18, 20, 30, 34, 39, 40, 46, 48, 49, 50, 999])
+def test_what_is_not_needed_is_not_asked_again(opcode: int) -> None:
+    """There is no open, flush, access, lock or ioctl: `ENOSYS`, which the kernel takes once and for all."""
 
     async def main() -> None:
-        async with opened_parts(store, tmp_path) as parts:
-            inode = await parts.inode("set", f"{0:020d}.bin")
-            for each in (inode, STATUS_FILE):
-                assert await errno_of(parts.operations.open(each, flags, CONTEXT)) == errno.EROFS
+        async with served(operations_over(Raising(AssertionError("it must not be asked")))) as kernel:
+            assert await kernel.errno(opcode, ROOT, bytes(64)) == errno.ENOSYS
 
     trio.run(main)
-
-
-@asynccontextmanager
-async def opened_status(parts: Parts) -> AsyncIterator[int]:
-    opened = await parts.operations.open(STATUS_FILE, os.O_RDONLY, CONTEXT)
-    yield opened.fh
-    await parts.operations.release(opened.fh)
 
 
 def test_files_are_read(store: Store, tmp_path: Path) -> None:
-    """Open, read in pieces and release: the bytes come, and the mount counts them."""
+    """Looked up and read in pieces: the bytes come, and the mount counts them."""
 
     async def main() -> None:
-        async with opened_parts(store, tmp_path) as parts:
-            operations = parts.operations
-            inode = await parts.inode("set", f"{0:020d}.bin")
-            opened = await operations.open(inode, os.O_RDONLY, CONTEXT)
-            assert [await operations.read(opened.fh, offset, 2) for offset in (0, 2, 4, 5, 9)] == [
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            inode = (await kernel.lookup((await kernel.lookup(ROOT, b"set")).inode, NAME)).inode
+            assert [await kernel.read(inode, offset, 2) for offset in (0, 2, 4, 5, 9)] == [
                 b"he", b"ll", b"o", b"", b""
             ]  # fmt: skip
-            await operations.release(opened.fh)
-            assert await errno_of(operations.read(opened.fh, 0, 1)) == errno.EIO
-            async with opened_status(parts) as handle:
-                document = json.loads(await operations.read(handle, 0, 1 << 20))
+            status = await kernel.lookup(CONTROL_DIRECTORY, b"status.json")
+            document = json.loads(await kernel.read(status.inode, 0, 1 << 20))
             assert (document["reads"], document["bytes_read"]) == (5, 5)
 
     trio.run(main)
 
 
-def test_the_status_stays_as_it_was_opened(store: Store, tmp_path: Path) -> None:
-    """Who reads the status in pieces reads one document, though the mount goes on meanwhile."""
+def test_what_is_cached_is_read_at_once(store: Store, tmp_path: Path) -> None:
+    """A read and a lookup of what is cached need no task; one that needs the store, or is of no datapoint, does."""
 
     async def main() -> None:
-        async with opened_parts(store, tmp_path) as parts, opened_status(parts) as handle:
-            first = await parts.operations.read(handle, 0, 50)
-            await parts.read(await parts.inode("set", f"{0:020d}.bin"))
-            rest = await parts.operations.read(handle, 50, 1 << 20)
+        async with opened_parts(store, tmp_path) as parts:
+            operations, directory = parts.operations, await directory_of(parts)
+            assert operations.lookup_now(directory, NAME) is None
+            inode = await parts.inode("set", NAME.decode())
+            assert operations.lookup_now(directory, NAME) is not None
+            assert operations.read_now(inode, 0, 5, 0, 1) is None
+            assert await parts.read(inode) == b"hello"
+            assert operations.read_now(inode, 1, 3, 0, 1) == b"ell"
+            assert operations.read_now(directory, 0, 5, 0, 1) is None
+            assert operations.lookup_now(ROOT, b"set") is None
+
+    trio.run(main)
+
+
+async def directory_of(parts: Parts) -> int:
+    found = await parts.tree.lookup(ROOT, "set")
+    assert found is not None
+    return found.inode
+
+
+async def own_file(kernel: Kernel, name: bytes) -> int:
+    control = await kernel.lookup(ROOT, b".dasfs")
+    return (await kernel.lookup(control.inode, name)).inode
+
+
+def test_the_mounts_own_files(store: Store, tmp_path: Path) -> None:
+    """`.dasfs` is not listed and found by name; so are its files, whose size is that of what they hold."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            assert [each.name for each in await kernel.list(ROOT)] == [b"set"]
+            assert await kernel.list(CONTROL_DIRECTORY) == []
+            assert (await kernel.lookup(CONTROL_DIRECTORY, b"other")).inode == 0
+            for name in (b"status.json", b"metrics"):
+                entry = await kernel.lookup(CONTROL_DIRECTORY, name)
+                assert entry.name_valid_s == 0
+                assert (await kernel.getattr(entry.inode))[0] == entry.stat
+                assert len(await kernel.read(entry.inode, 0, 1 << 20)) == entry.stat.size > 100
+
+    trio.run(main)
+
+
+def test_the_status_stays_as_it_was_looked_up(store: Store, tmp_path: Path) -> None:
+    """Who reads the status in pieces reads one document, though the mount goes on and others look it up."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            inode = await own_file(kernel, b"status.json")
+            first = await kernel.read(inode, 0, 50)
+            await parts.read(await parts.inode("set", NAME.decode()))
+            assert await own_file(kernel, b"status.json") != inode
+            rest = await kernel.read(inode, 50, 1 << 20)
             assert json.loads(first + rest)["block_cache"]["misses"] == 0
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_forgotten_status_is_gone(store: Store, tmp_path: Path, batch: bool) -> None:
+    """What the kernel forgets, alone or with others, is not kept; forgetting datapoints changes nothing."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            inode = await own_file(kernel, b"status.json")
+            datapoint = await parts.inode("set", NAME.decode())
+            if batch:
+                body = struct.pack("=IIQQQQ", 2, 0, inode, 1, datapoint, 5)
+                kernel.send(Opcode.BATCH_FORGET, 0, body)
+            else:
+                kernel.send(Opcode.FORGET, inode, struct.pack("=Q", 1))
+                kernel.send(Opcode.FORGET, datapoint, struct.pack("=Q", 1))
+            assert await kernel.errno(Opcode.GETATTR, inode, bytes(16)) == errno.ENOENT
+            assert await kernel.read(datapoint) == b"hello"
 
     trio.run(main)
 
@@ -260,18 +296,16 @@ def test_attributes_follow_the_owner(store: Store, tmp_path: Path) -> None:
     """Owner and rights are those that the mount was given; nothing is writable."""
 
     async def main() -> None:
-        async with opened_parts(store, tmp_path) as parts:
-            inode = await parts.inode("set", f"{0:020d}.bin")
-            entries = {
-                each: await parts.operations.getattr(each, CONTEXT)
-                for each in (ROOT, CONTROL_DIRECTORY, STATUS_FILE, parts.tree.directory_inode("set"), inode)
-            }
-            assert {(entry.st_uid, entry.st_gid) for entry in entries.values()} == {(1, 2)}
-            assert not any(entry.st_mode & 0o222 for entry in entries.values())
-            assert stat.filemode(entries[inode].st_mode) == "-r--r--r--"
-            assert stat.filemode(entries[ROOT].st_mode) == "dr-xr-xr-x"
-            assert entries[inode].attr_timeout > 1000 > 10 > entries[ROOT].attr_timeout
-            assert entries[STATUS_FILE].st_size > 100
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            inode, directory = await parts.inode("set", NAME.decode()), await directory_of(parts)
+            status = await own_file(kernel, b"status.json")
+            found = {each: await kernel.getattr(each) for each in (ROOT, CONTROL_DIRECTORY, status, directory, inode)}
+            assert {(each.uid, each.gid) for each, _ in found.values()} == {(1, 2)}
+            assert not any(each.mode & 0o222 for each, _ in found.values())
+            assert stat.filemode(found[inode][0].mode) == "-r--r--r--"
+            assert stat.filemode(found[ROOT][0].mode) == "dr-xr-xr-x"
+            assert found[inode][1] > 1000 > 10 > found[ROOT][1]
+            assert (found[inode][0].size, found[inode][0].blocks, found[ROOT][0].links) == (5, 1, 3)
 
     trio.run(main)
 
@@ -280,9 +314,132 @@ def test_what_is_not_there_is_remembered_for_a_moment(store: Store, tmp_path: Pa
     """A name that is not there is answered with an entry without an inode, which the kernel keeps for a second."""
 
     async def main() -> None:
-        async with opened_parts(store, tmp_path) as parts:
-            for parent, name in ((ROOT, b"missing"), (ROOT, b"not a name"), (ROOT, b"\xff\xfe")):
-                entry = await parts.operations.lookup(parent, name, CONTEXT)
-                assert (entry.st_ino, entry.entry_timeout) == (0, 1.0)
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            for parent, name in ((ROOT, b"missing"), (ROOT, b"not a name"), (ROOT, b"\xff\xfe"), (99, NAME)):
+                entry = await kernel.lookup(parent, name)
+                assert (entry.inode, entry.name_valid_s) == (0, 1)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("room", [200, 1000, 4096, 1 << 16])
+def test_listings_say_what_lookups_say(store: Store, tmp_path: Path, room: int) -> None:
+    """However little room the kernel has, a listing is whole, with the entries that a lookup gives, or names alone."""
+
+    async def main() -> None:
+        datasets.add(store, "set", 5, [b"x" * k for k in range(30)], extension="tar.gz")
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            directory = await directory_of(parts)
+            listed = await kernel.list(directory, room=room)
+            assert [int(each.name[:20]) for each in listed] == [0, 1, *range(5, 35)]
+            assert [each.position for each in listed] == list(range(1, 33))
+            for each in (listed[0], listed[2], listed[-1]):
+                assert each.entry == await kernel.lookup(directory, each.name)
+                assert each.entry.inode == each.inode
+            names = await kernel.list(directory, attributes=False, room=room)
+            assert [(each.name, each.inode) for each in names] == [(each.name, each.inode) for each in listed]
+            (root,) = await kernel.list(ROOT, room=room)
+            assert (root.name, root.entry) == (b"set", await kernel.lookup(ROOT, b"set"))
+
+    trio.run(main)
+
+
+def test_a_listing_without_room_for_one_name(store: Store, tmp_path: Path) -> None:
+    """Nobody gets an empty listing for a directory that is not empty."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            directory = await directory_of(parts)
+            (handle,) = struct.unpack_from("=Q", await kernel.payload(Opcode.OPENDIR, directory, bytes(8)))
+            assert await kernel.errno(Opcode.READDIRPLUS, directory, read_body(handle, 0, 100)) == errno.EINVAL
+
+    trio.run(main)
+
+
+def test_extended_attributes(store: Store, tmp_path: Path) -> None:
+    """Names and values come whole: 0 asks for the size, too little room is `ERANGE`, unknown ones have their errno."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            inode = await parts.inode("set", NAME.decode())
+
+            async def get(size: int, name: bytes) -> bytes:
+                return await kernel.payload(Opcode.GETXATTR, inode, xattr_body(size, name))
+
+            assert await get(100, b"user.dasfs.dataset") == await get(3, b"user.dasfs.dataset") == b"set"
+            assert struct.unpack("=II", await get(0, b"user.dasfs.dataset")) == (3, 0)
+            names = await kernel.payload(Opcode.LISTXATTR, inode, xattr_body(4096))
+            assert b"user.dasfs.dataset" in names.split(b"\0")
+            assert struct.unpack("=II", await kernel.payload(Opcode.LISTXATTR, inode, xattr_body(0))) == (len(names), 0)
+            too_small = xattr_body(2, b"user.dasfs.dataset")
+            assert await kernel.errno(Opcode.GETXATTR, inode, too_small) == errno.ERANGE
+            assert await kernel.errno(Opcode.LISTXATTR, inode, xattr_body(5)) == errno.ERANGE
+            for name, number in (
+                (b"security.capability", errno.EOPNOTSUPP),
+                (b"user.other", errno.ENODATA),
+                (b"user.dasfs.other", errno.ENODATA),
+            ):
+                assert await kernel.errno(Opcode.GETXATTR, inode, xattr_body(100, name)) == number
+
+    trio.run(main)
+
+
+def test_the_size_of_all(store: Store, tmp_path: Path) -> None:
+    """`df` shows the datapoints' size and count, and nothing free."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            await parts.inode("set", NAME.decode())
+            blocks, free, available, files, free_files, size, length, fragment, _ = struct.unpack_from(
+                "=QQQQQIIII", await kernel.payload(Opcode.STATFS)
+            )
+            assert (blocks * size >= 5, free, available, files, free_files) == (True, 0, 0, 2, 0)
+            assert (size, length) == (fragment, 255)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_was_deleted_stays_readable(store: Store, tmp_path: Path, known: bool) -> None:
+    """Who has a deleted file open reads and stats it on, whether it was read before or not; its name is gone."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            parts.catalog.subscribe(parts.invalidator.prepare)
+            directory = await directory_of(parts)
+            entry = await kernel.lookup(directory, NAME)
+            if known:
+                assert await kernel.read(entry.inode) == b"hello"
+            Dataset(store, "set").delete_datarange(0, 1)
+            await parts.catalog.refresh_now("set")
+            assert (await kernel.lookup(directory, NAME)).inode == 0
+            assert await kernel.read(entry.inode) == b"hello"
+            assert (await kernel.getattr(entry.inode))[0] == entry.stat
+
+    trio.run(main)
+
+
+def test_an_unknown_inode(store: Store, tmp_path: Path) -> None:
+    """An inode that the mount never gave is `ENOENT`, whatever is asked of it."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            for inode in (3, 99, 1 << 50, 2**64 - 1):
+                assert await kernel.errno(Opcode.GETATTR, inode, bytes(16)) == errno.ENOENT
+                assert await kernel.errno(Opcode.READ, inode, read_body(0, 0, 10)) == errno.ENOENT
+                assert await kernel.list(inode) == []
+
+    trio.run(main)
+
+
+def test_names_that_are_no_text(store: Store, tmp_path: Path) -> None:
+    """Names in any bytes are answered: not there."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts, parts.served() as kernel:
+            directory = await directory_of(parts)
+            await kernel.lookup(directory, NAME)
+            for name in (os.urandom(255).replace(b"\0", b"x"), b"\xff", "²".encode() * 20 + b".bin", b" " * 20 + b".b"):
+                assert (await kernel.lookup(directory, name)).inode == 0
 
     trio.run(main)

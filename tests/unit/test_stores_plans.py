@@ -14,8 +14,9 @@ from dasfs.errors import Corrupt, InvalidInput, NotFound, StoreUnavailable
 from dasfs.stores import CopyPiece, s3_multipart
 from dasfs.stores.keys import after_prefix, check_key, check_prefix
 from dasfs.stores.retry import GarbledAnswer, Overloaded, RetryPolicy
-from dasfs.stores.s3_bucket import PartReader
+from dasfs.stores.s3_bucket import SEND_SIZE, PartReader
 from dasfs.stores.s3_multipart import (
+    FIRST_PART_SIZE,
     MAX_COPY_SIZE,
     MAX_PARTS,
     MIN_PART_SIZE,
@@ -95,15 +96,27 @@ def test_split_pieces_refuses_too_many() -> None:
         list(split_pieces([CopyPiece("a", 0, (MAX_PARTS + 1) * MAX_COPY_SIZE)]))
 
 
-def test_part_reader_reads_like_a_file() -> None:
-    """The reader gives the bytes in any steps, from any position, without a copy of the whole."""
-    data = random.Random(1).randbytes(1000)
+def test_part_reader_hands_out_what_it_has() -> None:
+    """The reader gives views of the bytes, 128 KiB at a time whoever asks for less, from any position."""
+    data = random.Random(1).randbytes(SEND_SIZE + 1000)
     reader = PartReader(bytearray(data))
-    assert reader.read(10) + reader.read() == data
-    assert reader.seek(0, 2) == reader.tell() == 1000
-    assert reader.read(1) == b""
-    assert reader.seek(-5, 1) == 995
-    assert reader.read() == data[995:]
+    assert (reader.read(16384), reader.read(16384), reader.read(16384)) == (data[:SEND_SIZE], data[SEND_SIZE:], b"")
+    assert reader.seek(0, 2) == reader.tell() == len(data)
+    assert reader.seek(-5, 1) == len(data) - 5
+    assert reader.read() == data[-5:]
+    assert reader.seek(0) == 0
+    assert reader.read() == data
+
+
+def test_split_stream_does_not_copy_whole_parts() -> None:
+    """Parts that come as they are sent are views of where they stand; what comes in other sizes is put together."""
+    data = memoryview(random.Random(1).randbytes(2 * FIRST_PART_SIZE + 5))
+    whole = [data[start : start + FIRST_PART_SIZE] for start in range(0, len(data), FIRST_PART_SIZE)]
+    parts = list(split_stream(whole))
+    assert [bytes(part) for part in parts] == [bytes(part) for part in whole]
+    assert all(isinstance(part, memoryview) and part.obj is data.obj for part in parts[:2])
+    odd = list(split_stream([data[:7], data[7:]]))
+    assert [bytes(part) for part in odd] == [bytes(part) for part in whole]
 
 
 class Attempts:

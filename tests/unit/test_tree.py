@@ -10,7 +10,8 @@ from dasfs.cache.pages import PAGE_RECORDS
 from dasfs.dataset.dataset import Dataset
 from dasfs.errors import Corrupt, DasfsError, NotFound, ObjectChanged, StoreUnavailable
 from dasfs.formats.manifest import RECORD, RECORD_SIZE
-from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT, STATUS_FILE
+from dasfs.fuse.deleted import MAX_REMEMBERED
+from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT
 from dasfs.fuse.tree import Entries, Listing
 from dasfs.names import MAX_NUMBER
 from dasfs.stores import open_store
@@ -139,8 +140,8 @@ def test_a_listing_is_whole_and_in_order(store: FaultyStore, tmp_path: Path) -> 
     trio.run(main)
 
 
-def test_the_mounts_own_files(store: FaultyStore, tmp_path: Path) -> None:
-    """`.dasfs/status.json` is found by name and nothing else is there; the root counts its directories."""
+def test_the_mounts_own_directory(store: FaultyStore, tmp_path: Path) -> None:
+    """`.dasfs` is found by name and listed nowhere; the root counts its directories."""
 
     async def main() -> None:
         async with opened_parts(store, tmp_path) as parts:
@@ -148,9 +149,6 @@ def test_the_mounts_own_files(store: FaultyStore, tmp_path: Path) -> None:
             control = await tree.lookup(ROOT, ".dasfs")
             assert control is not None
             assert (control.inode, control.is_directory) == (CONTROL_DIRECTORY, True)
-            status = await tree.lookup(CONTROL_DIRECTORY, "status.json")
-            assert status is not None
-            assert (status.inode, status.is_directory) == (STATUS_FILE, False)
             assert await tree.lookup(CONTROL_DIRECTORY, "other") is None
             assert await names_of(await tree.open_listing(CONTROL_DIRECTORY)) == []
             assert await names_of(await tree.open_listing(ROOT)) == [b"set"]
@@ -256,22 +254,13 @@ def test_a_listing_in_an_outage_goes_on_afterwards(store: FaultyStore, tmp_path:
 
 
 async def follow(parts: Parts, dataset: str = "set") -> None:
-    """Show the newest snapshot, as the catalog and the invalidator do it in a mount; the kernel is not told."""
+    """Show the newest snapshot, as the catalog and the invalidator do it in a mount."""
     parts.catalog.subscribe(parts.invalidator.prepare)
     await parts.catalog.refresh_now(dataset)
 
 
-@pytest.fixture(autouse=True)
-def no_kernel(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """There is no mount: note what the kernel would be told."""
-    told: list[object] = []
-    monkeypatch.setattr("pyfuse3.invalidate_inode", lambda inode: told.append(inode))
-    monkeypatch.setattr("pyfuse3.invalidate_entry", lambda inode, entry: told.append((inode, entry)))
-    return told
-
-
 def test_a_content_has_one_inode(store: FaultyStore, tmp_path: Path) -> None:
-    """A number that is written anew gets another inode; the old one is stale, and never leads to the new content."""
+    """A number that is written anew gets another inode; the old one leads to what was, never to the new content."""
 
     async def main() -> None:
         async with opened_parts(store, tmp_path) as parts:
@@ -282,13 +271,12 @@ def test_a_content_has_one_inode(store: FaultyStore, tmp_path: Path) -> None:
             assert new != old
             assert (await parts.tree.attributes(new)).size == 8
             assert parts.tree.peek(old) is None
-            with pytest.raises(ObjectChanged):
-                await parts.tree.locate(old)
+            assert (await parts.tree.locate(old)).record.true_size == (await parts.tree.attributes(old)).size == 2
 
     trio.run(main)
 
 
-def test_aggregation_changes_no_inode(store: FaultyStore, tmp_path: Path, no_kernel: list[object]) -> None:
+def test_aggregation_changes_no_inode(store: FaultyStore, tmp_path: Path) -> None:
     """When dataranges are aggregated, every inode leads to the same datapoint, and the kernel is told nothing."""
 
     async def main() -> None:
@@ -301,7 +289,7 @@ def test_aggregation_changes_no_inode(store: FaultyStore, tmp_path: Path, no_ker
             assert await listed(parts, "runs") == before
             located = await parts.tree.locate(before[2][1])
             assert (located.datarange.first, located.datarange.last) == (0, 2)
-            assert no_kernel == []
+            assert parts.told == []
 
     trio.run(main)
 
@@ -327,7 +315,7 @@ def test_an_old_listing_gives_old_inodes_that_must_not_be_kept(store: FaultyStor
 
 
 def test_a_dataset_that_is_gone(store: FaultyStore, tmp_path: Path) -> None:
-    """Of a deleted dataset nothing is found any more, by name or by inode."""
+    """Of a deleted dataset nothing is found any more by name; its datapoints lead on, for who has them open."""
 
     async def main() -> None:
         async with opened_parts(store, tmp_path) as parts:
@@ -336,8 +324,48 @@ def test_a_dataset_that_is_gone(store: FaultyStore, tmp_path: Path) -> None:
             await follow(parts)
             assert await parts.tree.lookup(ROOT, "set") is None
             assert await parts.tree.lookup(folder, name(1)) is None
-            for question in (parts.tree.attributes(folder), parts.tree.open_listing(folder), parts.tree.locate(inode)):
+            assert (await parts.tree.locate(inode)).record.true_size == 2
+            for question in (parts.tree.attributes(folder), parts.tree.open_listing(folder)):
                 with pytest.raises(DasfsError):
                     await question
+
+    trio.run(main)
+
+
+def test_a_number_that_had_many_lives(store: FaultyStore, tmp_path: Path) -> None:
+    """Each inode that a number ever had leads to its own content, until there were too many deletions: stale then."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts:
+            parts.catalog.subscribe(parts.invalidator.prepare)
+            inodes = [await parts.inode("set", name(0))]
+            for size in range(2, MAX_REMEMBERED + 3):
+                replace(store.inner, "set", 0, [bytes(size), b"bb", b""])
+                await parts.catalog.refresh_now("set")
+                inodes.append(await parts.inode("set", name(0)))
+            with pytest.raises(ObjectChanged):
+                await parts.tree.locate(inodes[0])
+            sizes = [(await parts.tree.attributes(inode)).size for inode in inodes[1:]]
+            assert sizes == list(range(2, MAX_REMEMBERED + 3))
+
+    trio.run(main)
+
+
+def test_a_deleted_datapoint_whose_manifest_is_gone(store: FaultyStore, tmp_path: Path) -> None:
+    """What was deleted and then collected before anybody read it is stale, which is no damage; an outage is told."""
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts:
+            old = await parts.tree.locate(await parts.inode("set", name(1)))
+            Dataset(store.inner, "set").delete_datarange(0, 2)
+            await follow(parts)
+            parts.catalog.rebuild()
+            store.plan = during(Fault.FAIL)
+            with pytest.raises(StoreUnavailable):
+                await parts.tree.locate(old.inode)
+            store.plan = healthy
+            store.inner.delete([Dataset(store.inner, "set").keys.manifest(old.datarange.id)])
+            with pytest.raises(ObjectChanged):
+                await parts.tree.locate(old.inode)
 
     trio.run(main)

@@ -8,13 +8,14 @@ import signal
 import tarfile
 import zlib
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dasfs.dataset.spool import CHUNK_SIZE, Spool
+from dasfs.dataset.spool import CHUNK_SIZE, MEMORY_LIMIT, Spool
 from dasfs.dataset.writer import DatarangeWriter
 from dasfs.errors import DasfsError, InvalidInput, NoSpace, NotFound, ObjectChanged
 from dasfs.formats.compression import Codec, Compression, decompress
@@ -145,7 +146,7 @@ def test_a_file_that_can_not_be_read_is_one_clear_error() -> None:
     """An I/O error of a source names the datapoint."""
 
     class Broken(io.BytesIO):
-        def read(self, size: int | None = -1, /) -> bytes:
+        def readinto(self, buffer: object, /) -> int:
             raise OSError(errno.EIO, "Input/output error")
 
     with DatarangeWriter("birds", NONE) as writer, pytest.raises(DasfsError, match="datapoint 3 can't be read: Input"):
@@ -199,9 +200,37 @@ def test_a_full_disk_is_told_with_the_way_out() -> None:
 
 
 def test_a_missing_directory_for_temporary_files_is_named(tmp_path: Path) -> None:
-    """The directory that does not exist is in the message."""
-    with pytest.raises(NotFound, match="nowhere"):
-        Spool(str(tmp_path / "nowhere"))
+    """The directory that does not exist is in the message, as soon as something does not fit into memory."""
+    with closing(Spool(str(tmp_path / "nowhere"))) as spool, pytest.raises(NotFound, match="nowhere"):
+        spool.write(bytes(3 * CHUNK_SIZE))
+
+
+@pytest.mark.parametrize("expected_size", [0, 20 * CHUNK_SIZE])
+def test_a_spool_gives_back_what_was_written(tmp_path: Path, expected_size: int) -> None:
+    """In memory or through a file: any range, and all of it in pieces, with the checksums of its blocks."""
+    data = os.urandom(17 * CHUNK_SIZE + 99)
+    with closing(Spool(str(tmp_path), expected_size)) as spool:
+        for start in range(0, len(data), 700_001):
+            spool.write(data[start : start + 700_001])
+        assert spool.size == len(data)
+        crcs = spool.finish(b"the end")
+        assert spool.read(0, spool.size) == b"".join(spool.pieces()) == data + b"the end"
+        assert spool.read(CHUNK_SIZE - 5, 10) == data[CHUNK_SIZE - 5 :][:10]
+    blocks = [data[at : at + CHECKSUM_BLOCK_SIZE] for at in range(0, len(data), CHECKSUM_BLOCK_SIZE)]
+    assert crcs == b"".join(zlib.crc32(each).to_bytes(4, "big") for each in blocks)
+
+
+def test_memory_for_spools_is_bounded(tmp_path: Path) -> None:
+    """What is more than all spools together may take goes through a file, and memory that was freed is used again."""
+    spools = [Spool(str(tmp_path / "nowhere"), MEMORY_LIMIT // 2) for _ in range(3)]
+    for spool in spools[:2]:
+        spool.write(bytes(3 * CHUNK_SIZE))
+    with pytest.raises(NotFound):
+        spools[2].write(bytes(3 * CHUNK_SIZE))
+    for spool in spools:
+        spool.close()
+    with closing(Spool(str(tmp_path / "nowhere"), MEMORY_LIMIT)) as spool:
+        spool.write(bytes(3 * CHUNK_SIZE))
 
 
 def test_nothing_is_left_in_the_directory_for_temporary_files(tmp_path: Path) -> None:
