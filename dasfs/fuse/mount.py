@@ -15,7 +15,6 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import trio
@@ -28,7 +27,6 @@ from dasfs.cache.names_keeper import NamesKeeper
 from dasfs.cache.remote import Remote
 from dasfs.endpoint import Address
 from dasfs.errors import DasfsError, NotFound
-from dasfs.fuse.access_log_switch import AccessLogSwitch
 from dasfs.fuse.announcements import Announcements
 from dasfs.fuse.announcing import Announcer
 from dasfs.fuse.attributes import Ownership
@@ -42,7 +40,7 @@ from dasfs.fuse.protocol import Capacity
 from dasfs.fuse.recorder import Recorder, recording
 from dasfs.fuse.session import Session
 from dasfs.fuse.status import Status
-from dasfs.fuse.top import render_top
+from dasfs.fuse.top import open_to_observers
 from dasfs.fuse.tree import Tree
 from dasfs.fuse.tuning import raise_read_ahead
 from dasfs.loop import LoopCaller
@@ -149,8 +147,7 @@ async def _serve(
             tree = Tree(catalog, index, mounted_at=int(time.time()), only=options.dataset, names=names)
             content = Content(nursery, store, remote, tree, catalog, blocks, memory=options.memory // 4)
             requests = store.requests or RequestCounts()
-            recorder = Recorder(tree.place_of)
-            status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests, recorder=recorder)
+            status = Status(store.url, mountpoint, _shown(options), catalog, blocks, requests, Recorder(tree.place_of))
             operations = Operations(tree, content, status, index, options.ownership)
             door = Door(status, operations.requests)
             announcements = Announcements(nursery, catalog, index, blocks, only=options.dataset)
@@ -158,15 +155,14 @@ async def _serve(
             operations.follow = announcements.follow_snapshot
             operations.announcer = Announcer(announcements, LoopCaller(nursery, timeout_s=options.deadline_s))
             operations.announcer.open(door)
-            door.pages["/top.json"] = door.show_json(partial(render_top, status))
-            door.receivers["/access-log"] = AccessLogSwitch(recorder, mountpoint, os.geteuid()).receive
+            open_to_observers(door, status)
             plan = plan_socket(options.control, directory.root, mountpoint, _admission(options))
             # Before there is a mount, so that no signal can leave a dead one behind.
             with (
                 trio.open_signal_receiver(*SIGNALS) as signals,
                 open_door(door, status, plan, options.metrics),
                 closing(names),
-                recording(recorder, options.access_log),
+                recording(status.recorder, options.access_log),
             ):
                 device = _mount(store.url, mountpoint, options)
                 try:
