@@ -100,11 +100,20 @@ def _show_once(samples: list[MountSample], *, as_json: bool) -> None:
 
 def _watch(looker: Looker, interval_s: float) -> None:
     """Show a new sample every `interval_s`, until q or Ctrl-C."""
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        # Python drops what is raised while it forks, which happens here at every look.
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
     try:
+        signal.signal(signal.SIGINT, interrupt)
         looker.look()
         with _keys() as is_ended, _screen() as show:
             begun = time.monotonic()
-            while not is_ended(max(0.0, begun + interval_s - time.monotonic())):
+            while not (interrupted or is_ended(max(0.0, begun + interval_s - time.monotonic()))):
                 begun = time.monotonic()
                 show(looker.look())
     except KeyboardInterrupt:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import trio
 
@@ -18,7 +17,6 @@ from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.index import IndexCache
 from dasfs.cache.names_keeper import NamesKeeper
 from dasfs.cache.remote import Remote
-from dasfs.fuse.access_log_switch import AccessLogSwitch
 from dasfs.fuse.announcements import Announcements
 from dasfs.fuse.announcing import Announcer
 from dasfs.fuse.content import Content
@@ -27,7 +25,7 @@ from dasfs.fuse.mount_options import MountOptions
 from dasfs.fuse.operations import Operations
 from dasfs.fuse.recorder import Recorder, recording
 from dasfs.fuse.status import Status
-from dasfs.fuse.top import render_top
+from dasfs.fuse.top import open_to_observers
 from dasfs.fuse.tree import Tree
 from dasfs.loop import LoopCaller
 from dasfs.metrics import RequestCounts
@@ -83,8 +81,7 @@ def assemble(
     operations.follow = announcements.follow_snapshot
     operations.announcer = Announcer(announcements, LoopCaller(nursery, timeout_s=options.deadline_s))
     operations.announcer.open(door)
-    door.pages["/top.json"] = door.show_json(partial(render_top, status))
-    door.receivers["/access-log"] = AccessLogSwitch(recorder, mountpoint, os.geteuid()).receive
+    open_to_observers(door, status)
     plan = plan_socket(options.control, directory.root, mountpoint, _admission(options))
     return Parts(catalog, names, tree, content, status, operations, door, plan)
 

@@ -196,8 +196,8 @@ class Operations:
         own = self._own.content(request.inode)
         if own is not None:
             return own[offset : offset + size]
-        file = self._content.find(request.inode) or self._content.open(await self._tree.locate(request.inode))
         with self._recorder.wait(request.pid, request.uid, request.inode, offset, size) as wait:
+            file = self._content.find(request.inode) or self._content.open(await self._tree.locate(request.inode))
             data = await self._content.read(file, offset, size)
             wait.size = len(data)
         self._status.count_read(len(data))

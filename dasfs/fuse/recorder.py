@@ -8,6 +8,7 @@ is told only while `on`, so that it costs one look at an attribute otherwise.
 
 import errno
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,7 +102,7 @@ def recording(recorder: Recorder, path: str | None) -> Iterator[None]:
 class Wait:
     """One read that waits, from entering the block to its end. `size` is what is asked for, then what was read."""
 
-    __slots__ = ("_recorder", "begun", "inode", "key", "offset", "size", "thread", "uid")
+    __slots__ = ("_deadline", "_recorder", "begun", "inode", "key", "offset", "size", "thread", "uid")
 
     def __init__(self, recorder: Recorder, key: int, thread: int, uid: int, inode: int, offset: int, size: int) -> None:
         self._recorder = recorder
@@ -112,9 +113,12 @@ class Wait:
         self.offset = offset
         self.size = size
         self.begun = 0.0
+        self._deadline = math.inf
 
     def __enter__(self) -> "Wait":
         self.begun = time.perf_counter()
+        # Once it has passed it can't be told from being cancelled for another reason.
+        self._deadline = trio.current_effective_deadline() if trio.lowlevel.in_trio_run() else math.inf
         self._recorder.waiting[self.key] = self
         return self
 
@@ -124,7 +128,10 @@ class Wait:
         recorder = self._recorder
         del recorder.waiting[self.key]
         number, size = (0, self.size) if error is None else (errno_of(error), 0)
-        if number:
+        if number == errno.EINTR and trio.current_time() >= self._deadline:
+            number = errno.ETIMEDOUT
+        # A reader that was killed is no failure of ours.
+        if number and number != errno.EINTR:
             recorder.errors += 1
         if recorder.on:
             seconds = time.perf_counter() - self.begun

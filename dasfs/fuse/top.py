@@ -7,8 +7,11 @@ import heapq
 import json
 import os
 import time
+from functools import partial
 from typing import Any, Final
 
+from dasfs.fuse.access_log_switch import AccessLogSwitch
+from dasfs.fuse.door import Door
 from dasfs.fuse.recorder import Recorder, Wait
 from dasfs.fuse.status import Status
 from dasfs.fuse.tallies import Tally
@@ -43,6 +46,12 @@ def render_top(status: Status) -> bytes:
         "waiting": _waiting(recorder),
     }
     return json.dumps(document).encode() + b"\n"
+
+
+def open_to_observers(door: Door, status: Status) -> None:
+    """Let a mount's socket and port tell who reads what, and its socket switch the access log."""
+    door.pages["/top.json"] = door.show_json(partial(render_top, status))
+    door.receivers["/access-log"] = AccessLogSwitch(status.recorder, status.mountpoint, os.geteuid()).receive
 
 
 def _describe(tally: Tally) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from dasfs.errors import Corrupt
 from dasfs.fuse import recorder as recorder_module
@@ -117,6 +118,27 @@ def test_a_wait_is_a_read_with_a_miss() -> None:
     tally = tallies_of(recorder)[ME, "cats"]
     assert (tally.reads, tally.hits, tally.bytes, tally.errors) == (2, 0, 5, 1)
     assert tally.seconds > 0
+
+
+def test_a_deadline_is_a_failure_and_a_killed_reader_is_none() -> None:
+    """A wait that its deadline ends is an error; one whose reader is gone is not."""
+    recorder = make_recorder()
+
+    async def wait_for(scope: trio.CancelScope) -> None:
+        with scope, recorder.wait(ME, 0, CATS, 0, 10):
+            await trio.sleep_forever()
+
+    async def run() -> None:
+        await wait_for(trio.CancelScope(deadline=trio.current_time() + 0.01))
+        assert (recorder.errors, recorder.waiting) == (1, {})
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+            nursery.start_soon(wait_for, scope)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+        assert (recorder.errors, recorder.waiting) == (1, {})
+
+    trio.run(run)
 
 
 @pytest.mark.parametrize(
