@@ -42,6 +42,8 @@ class MountClient:
                 connection.request("POST", f"{PATH}?{urlencode(query)}", body, {"Content-Type": BINARY})
                 answer = connection.getresponse()
                 return self._read(answer.status, answer.read())
+        except DasfsError:
+            raise  # ours are the builtin ones as well
         except (TimeoutError, BlockingIOError):
             raise DeadlineExceeded(f"the mount at {self.mountpoint} does not answer", hint="see its log") from None
         except PermissionError:
@@ -51,8 +53,6 @@ class MountClient:
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotFound(f"the mount at {self.mountpoint} has ended: nobody answers at {self.socket}") from None
         except (http.client.HTTPException, OSError) as error:
-            if isinstance(error, DasfsError):
-                raise
             raise DasfsError(f"the mount at {self.mountpoint} broke off: {error}", hint="see its log") from error
 
     def _read(self, status: int, body: bytes) -> dict[str, Any]:
