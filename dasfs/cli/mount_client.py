@@ -82,29 +82,49 @@ def read_status(mount: Mounted) -> dict[str, Any]:
         file.close()
 
 
-def post(mount: Mounted, what: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Send JSON to the socket of a mount and return its answer. Raises the `DasfsError` that says what was wrong."""
-    place = read_status(mount).get("control")
+def socket_of(mount: Mounted, status: Mapping[str, Any]) -> str:
+    """Return where a mount is told things, as its status says. Raises `Unsupported`."""
+    place = status.get("control")
     if not isinstance(place, str):
         raise Unsupported(f"the mount at {mount.path} has no socket to be told things at", hint=_RESTART)
-    connection = SocketConnection(place)
+    return place
+
+
+def post(mount: Mounted, what: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Send JSON to the socket of a mount and return its answer. Raises the `DasfsError` that says what was wrong."""
+    place = socket_of(mount, read_status(mount))
     try:
-        connection.connect()
-        connection.request("POST", what, json.dumps(body), {"Content-Type": "application/json"})
+        return send(mount, place, what, json.dumps(body).encode(), "application/json", timeout_s=DEADLINE_S)
+    except NotFound as error:
+        raise Unsupported(error.message, hint=_RESTART) from error
+
+
+def send(mount: Mounted, place: str, what: str, body: bytes, content_type: str, *, timeout_s: float) -> dict[str, Any]:
+    """Post `body` to the socket `place` of a mount and return the JSON that it answers.
+
+    Raises `InvalidInput`, `NotFound`, `AccessDenied` as the mount says, `DeadlineExceeded`, `DasfsError`.
+    """
+    connection = SocketConnection(place)
+    connection.timeout = timeout_s
+    try:
+        connection.request("POST", what, body, {"Content-Type": content_type})
         answer = connection.getresponse()
         said = answer.read().decode("utf-8", "replace")
         if answer.status != http.HTTPStatus.OK:
-            raise _refusal(answer.status, said.strip() or answer.reason)
+            raise _refusal(answer.status, f"{mount.path}: {said.strip() or answer.reason}")
         document = json.loads(said)
-        assert isinstance(document, dict)
+        if not isinstance(document, dict):
+            raise ValueError("no JSON object")
         return document
     except DasfsError:
-        raise
+        raise  # ours are the builtin ones as well
     except (TimeoutError, BlockingIOError):
-        raise DeadlineExceeded(f"the mount at {mount.path} does not answer within {DEADLINE_S:g} s") from None
+        raise DeadlineExceeded(f"the mount at {mount.path} does not answer", hint="see its log") from None
     except PermissionError as error:
         hint = "do it as root, or as the user who mounted it"
         raise AccessDenied(f"this user may not tell the mount at {mount.path} anything", hint=hint) from error
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise NotFound(f"the mount at {mount.path} has ended: nobody answers at {place}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise DasfsError(f"the socket of the mount at {mount.path} failed: {error}", hint="see its log") from error
     finally:
@@ -118,5 +138,5 @@ def _refusal(status: int, said: str) -> DasfsError:
         case http.HTTPStatus.FORBIDDEN:
             return AccessDenied(said)
         case http.HTTPStatus.NOT_FOUND:
-            return Unsupported(said, hint=_RESTART)
+            return NotFound(said)
     return DasfsError(said)

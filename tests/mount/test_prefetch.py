@@ -109,9 +109,8 @@ def test_a_range(s3_url: str, gateway: GatewayProxy, mounted: Mounter) -> None:
     mount = mounted(s3_url)
     assert summary(mounted, "set", "90-109")["places"] == 20
     assert 20 * 50_000 <= fetched(gateway) <= 20 * 51_000 + 4 * 256 * KIB
-    before = len(gateway.tar_reads())
     read(mount, range(90, 110))
-    assert len(gateway.tar_reads()) == before
+    assert announced(mount)["hits"] == 20
     found = summary(mounted, "set", "390-1000000")
     assert (found["places"], found["gaps"], found["state"]) == (10, 1_000_001 - 400, "done")
 
@@ -261,7 +260,7 @@ def test_ctrl_c_ends_fetching(s3_url: str, gateway: GatewayProxy, mounted: Mount
     wait_until(lambda: len(gateway.tar_reads()) > 4)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert (process.returncode, len(said.splitlines())) == (130, 1)
+    assert (process.returncode, len(said.strip().splitlines())) == (130, 1)
     assert "the mount fetches no more of it" in said
     assert mount.status()["announced"] == []
     wait_until(lambda: mount.status()["block_cache"]["in_flight"] == 0)
