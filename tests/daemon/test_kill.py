@@ -37,7 +37,7 @@ def load(daemon, seed, made, stop):
     pause_s = 0.0
     for k in range(MAX_FILES):
         if k % 20 == 0:
-            pause_s = 0.015 if len(daemon.files()) < MAX_BACKLOG else 0.2
+            pause_s = 0.015 if len(daemon.files()) < MAX_BACKLOG else 1.0
         if stop.wait(pause_s):
             return
         name = f"{k // 5:020d}.bin" if k % 5 == 0 else f"{k % 7}/{k}.txt"
