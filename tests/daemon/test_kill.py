@@ -26,7 +26,7 @@ WISHES = (*STATES, None, None)
 WISH_TIMEOUT_S = 8.0
 SHARE = 1 / 3
 MAX_FILES = 1_000_000
-# Above that the load waits: what is left at the end must be done in a minute or two.
+# Above that files come slowly: what is left at the end must be done in a minute or two.
 MAX_BACKLOG = 800
 PAUSE = threading.Event()
 
@@ -34,10 +34,11 @@ PAUSE = threading.Event()
 def load(daemon, seed, made, stop):
     """Write files without end, some with numbers, until told to stop; note each before it can be seen."""
     generator = random.Random(seed)
+    pause_s = 0.0
     for k in range(MAX_FILES):
-        while k % 100 == 0 and len(daemon.files()) >= MAX_BACKLOG and not stop.wait(0.5):
-            pass
-        if stop.wait(0.015):
+        if k % 20 == 0:
+            pause_s = 0.015 if len(daemon.files()) < MAX_BACKLOG else 1.0
+        if stop.wait(pause_s):
             return
         name = f"{k // 5:020d}.bin" if k % 5 == 0 else f"{k % 7}/{k}.txt"
         content = generator.randbytes(generator.randrange(6000))
