@@ -78,7 +78,7 @@ class Host:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=2 * PATIENCE_S,  # several programs one after another, on a busy machine
             check=False,
         )
         return Done(done.returncode, done.stdout, done.stderr)
