@@ -176,7 +176,7 @@ def test_others_need_the_consent_of_root(host: Host) -> None:
     refused = host.dasfs("mount", host.url, host.mountpoint, "-o", "allow_other")
     assert (refused.code, refused.out) == (1, "")
     assert refused.err.splitlines()[-1].startswith("dasfs: ")
-    assert "user_allow_other in /etc/fuse.conf" in refused.err.splitlines()[-1]
+    assert "put a line user_allow_other into /etc/fuse.conf" in refused.err.splitlines()[-1]
     assert "Traceback" not in refused.err
     assert host.mounts == []
 
