@@ -41,9 +41,9 @@ bench:  ## measure against every peer (root), half an hour: CASE="cold-order one
 	@.ci/setup test
 	@$(BIN)/python -m bench.run $(CASE) $(BENCH)
 
-soak:  ## half an hour of writers, readers, aggregation and collection; what must stay flat: SOAK='--minutes 5'
+soak:  ## half an hour of writers, readers, aggregation and collection; what must stay flat: SOAK='mount --minutes 5'
 	@.ci/setup test
-	@$(BIN)/python -m bench.soak $(SOAK)
+	@$(BIN)/python -m bench.soak$(if $(filter mount,$(SOAK)),_mount) $(filter-out mount,$(SOAK))
 
 bench/fuse_memory: bench/fuse_memory.c
 	@.ci/setup test

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.model import Change, Datarange, Operation, Snapshot
@@ -44,7 +45,7 @@ def upload_only(store: Store, name: str, first: int, contents: Sequence[bytes], 
         return upload(store, Dataset(store, name).keys, packed, counter)
 
 
-def add(store: Store, name: str, first: int, contents: Sequence[bytes], **options: str) -> Snapshot:
+def add(store: Store, name: str, first: int, contents: Sequence[bytes], **options: Any) -> Snapshot:
     """Pack, upload and commit to a dataset, which is created if need be."""
     dataset = Dataset(store, name)
     snapshot = dataset.log.replay()

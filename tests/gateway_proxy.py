@@ -6,13 +6,16 @@
 import contextlib
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit
+
+from tests.lying_server import HTML
 
 _CHUNK = 1 << 18
 _TIMEOUT_S = 60.0
@@ -24,9 +27,16 @@ class Trouble(Enum):
     """What goes wrong with one exchange."""
 
     REFUSE = auto()  # 503, and nothing is done
+    REFUSE_FOR_LONG = auto()  # 503 with a Retry-After of a second
+    FAIL = auto()  # 500
     LOSE = auto()  # it is done, and the connection ends without an answer
     CUT = auto()  # the answer ends somewhere in its body
+    SHORT = auto()  # the same, and its head says that this is all
+    LONG = auto()  # more bytes than there are
     DAMAGE = auto()  # a byte of an object that is read is another
+    OTHER_BYTES = auto()  # all of them are
+    OTHER_ETAG = auto()  # the head names another version
+    PAGE = auto()  # 200 and a page of HTML, as the network of a hotel answers
     HANG = auto()  # nothing is said for `hang_s`, then the connection ends
 
 
@@ -43,6 +53,12 @@ class Exchange:
     received: int
     status: int
 
+
+_REFUSALS = {
+    Trouble.REFUSE: (503, "SlowDown", None),
+    Trouble.REFUSE_FOR_LONG: (503, "SlowDown", "1"),
+    Trouble.FAIL: (500, "InternalError", None),
+}
 
 Choice = Callable[[str, str], Trouble | None]
 
@@ -107,8 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
         if trouble is Trouble.HANG:
             self.proxy.ended.wait(self.proxy.hang_s)
             self.close_connection = True
-        elif trouble is Trouble.REFUSE:
-            self._refuse()
+        elif trouble in _REFUSALS:
+            self._refuse(*_REFUSALS[trouble])
+        elif trouble is Trouble.PAGE:
+            self._say(200, "text/html", HTML)
         else:
             self._answer(self._ask(body), len(body), trouble)
 
@@ -136,49 +154,65 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, answer: HTTPResponse, sent: int, trouble: Trouble | None) -> None:
         length = int(answer.headers["Content-Length"] or 0) if "Content-Length" in answer.headers else None
-        if length is None or trouble is not None:
-            whole = answer.read()
-            pieces: Iterator[bytes] = iter([whole])
-            length = len(whole) if length is None else length
-        else:
+        if trouble is None and length is not None:
             pieces = iter(lambda: answer.read(_CHUNK), b"")
+        else:
+            whole = answer.read()
+            data = whole if trouble is None else self._spoil(whole, answer.status, trouble)
+            length = len(whole) if length is None else length
+            if trouble is not Trouble.CUT:  # what is cut promises more than it has
+                length += len(data) - len(whole)
+            pieces = iter([data])
         if trouble is Trouble.LOSE:
             self._note(answer.status, sent, 0)
             self.close_connection = True
             return
-        self._write_head(answer, length)
+        self._write_head(answer, length, trouble)
         received = 0
         for piece in pieces:
-            data = self._spoil(piece, answer.status, trouble)
-            self.wfile.write(data)
-            received += len(data)
+            self.wfile.write(piece)
+            received += len(piece)
         if trouble is Trouble.CUT:
             self.close_connection = True
         self._note(answer.status, sent, received)
 
-    def _spoil(self, data: bytes, status: int, trouble: Trouble | None) -> bytes:
-        if trouble is Trouble.CUT:
-            return data[: random.randrange(len(data))] if data else data
+    def _is_read(self, status: int) -> bool:
+        return self.command == "GET" and status in (200, 206)
+
+    def _spoil(self, data: bytes, status: int, trouble: Trouble) -> bytes:
+        if not data or (trouble is not Trouble.CUT and not self._is_read(status)):
+            return data
+        place = random.randrange(len(data))
+        if trouble in (Trouble.CUT, Trouble.SHORT):
+            return data[:place]
+        if trouble is Trouble.LONG:
+            return data + data[: place + 1]
         # A listing has no checksum: what is damaged there TCP and TLS have to find.
-        is_object = self.command == "GET" and "?" not in self.path and status in (200, 206)
-        if trouble is Trouble.DAMAGE and data and is_object:
-            place = random.randrange(len(data))
+        if trouble is Trouble.DAMAGE and "?" not in self.path:
             return data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
+        if trouble is Trouble.OTHER_BYTES and "?" not in self.path:
+            return bytes(len(data))
         return data
 
-    def _write_head(self, answer: HTTPResponse, length: int) -> None:
+    def _write_head(self, answer: HTTPResponse, length: int, trouble: Trouble | None) -> None:
         self.send_response_only(answer.status, answer.reason)
         for name, value in answer.headers.items():
-            if name.lower() not in _NOT_FORWARDED:
+            if name.lower() == "etag" and trouble is Trouble.OTHER_ETAG:
+                self.send_header(name, '"00000000000000000000000000000000"')
+            elif name.lower() not in _NOT_FORWARDED:
                 self.send_header(name, value)
         self.send_header("Content-Length", str(length))
         self.end_headers()
 
-    def _refuse(self) -> None:
-        body = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please wait.</Message></Error>"
-        self.send_response_only(503, "Slow Down")
-        self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(body)))
+    def _refuse(self, status: int, code: str, retry_after: str | None) -> None:
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Please wait.</Message></Error>"
+        self._say(status, "application/xml", body.encode(), {} if retry_after is None else {"Retry-After": retry_after})
+
+    def _say(self, status: int, kind: str, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Answer without asking the gateway."""
+        self.send_response_only(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

@@ -37,7 +37,8 @@ MAX_VIEWS = 4096
 # A dataset that nobody used for so long is not refreshed in the background any more, but when it is used
 # again.
 IDLE_AFTER_S = 600.0
-# How long somebody waits for news when there is something older to show.
+# How long somebody waits for news when there is something older to show. Not more than half of a shorter deadline, or
+# he would get an error instead.
 PATIENCE_S = 2.0
 # How long the store is not asked again for a dataset that it does not have.
 ABSENT_S = 1.0
@@ -100,6 +101,7 @@ class Catalog:
         self._index = index
         self._remote = remote
         self._refresh_s = refresh_s
+        self._patience_s = min(PATIENCE_S, remote.deadline_s / 2)
         self._only = None if only is None else check_dataset_name(only)
         self._states: dict[str, DatasetState] = {}
         self._names_checked = float("-inf")
@@ -141,7 +143,7 @@ class Catalog:
             if flight.error is not None:
                 raise flight.error
         elif self.problem is None:
-            with trio.move_on_after(PATIENCE_S):
+            with trio.move_on_after(self._patience_s):
                 await flight.done.wait()
         return self._names
 
@@ -163,7 +165,7 @@ class Catalog:
             return await self.refresh_now(name)
         state.used, state.idle = now, False
         if self.problem is None:
-            with trio.move_on_after(PATIENCE_S):
+            with trio.move_on_after(self._patience_s):
                 await self._flights.run(("dataset", name), lambda: self._refresh(name))
         return self._states.get(name)
 

@@ -58,7 +58,8 @@ def run_mount(
     if options.control is not None:
         check_outside(options.control, mountpoint, "the socket")
     notifier.status(f"asking {store.url}")
-    store.check()
+    # In a thread: a local disk that hangs gives no answer at all.
+    trio.run(Remote(deadline_s=options.deadline_s).call, store.check)
     with CacheDirectory.open(options.cache_directory, mount_point=mountpoint) as directory:
         try:
             trio.run(_serve, store, directory, mountpoint, options, ready, notifier)

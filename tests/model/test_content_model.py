@@ -1,47 +1,24 @@
-"""The bytes of a mount while its dataset is aggregated, deleted, written anew and collected at once, against a model.
-
-There is no grace here: what was replaced is gone the moment after, also in the middle of a read.
-"""
+"""The bytes of a mount while its dataset is aggregated, deleted, rewritten and collected at once, against a model."""
 
 import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
-from random import Random
 
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dasfs.dataset.aggregate import aggregate
-from dasfs.dataset.aggregation_plan import split_at_gaps
-from dasfs.dataset.collect import Grace, collect
-from dasfs.dataset.dataset import Dataset
 from dasfs.errors import NotFound, ObjectChanged
 from dasfs.fuse.content import OpenFile
 from dasfs.stores import Store, open_store
-from tests import datasets
+from tests.changing import COUNT, PLACES, ChangingDataset, numbers, shares, writings
 from tests.faulty import Fault, FaultyStore, healthy
 from tests.parts import Parts, opened_parts
 from tests.strict import merging_below
 
 EXAMPLES = int(os.environ.get("DASFS_MODEL_EXAMPLES", "40"))
-NO_GRACE = Grace(timedelta(0), timedelta(0), timedelta(0))
-PLACES = 5
-COUNT = 3  # datapoints of a datarange
-SIZES = (0, 100, 3000, 200_000, 400_000)
-
-numbers = st.integers(0, PLACES * COUNT - 1)
-shares = st.floats(0, 1, exclude_max=True, width=16)
-writings = st.one_of(
-    st.tuples(st.just("put"), st.integers(0, PLACES - 1), st.sampled_from(["none", "zstd"])),
-    st.tuples(st.just("delete"), shares, st.none()),
-    st.tuples(st.just("rewrite"), shares, st.sampled_from(["none", "lz4"])),
-    st.tuples(st.just("aggregate"), shares, st.none()),
-    st.tuples(st.just("aggregate"), shares, st.none()),
-)
 ranges = st.tuples(shares, shares)
 steps = st.one_of(
     st.tuples(st.just("write"), writings),
@@ -56,75 +33,12 @@ steps = st.one_of(
 
 @dataclass
 class Held:
-    """An open file, and what it held then. `is_live`: the datapoint is still the one that was opened."""
+    """An open file, what it held then, and how often its number had been deleted."""
 
     number: int
     file: OpenFile
     content: bytes
-    is_live: bool = True
-
-
-@dataclass
-class World:
-    """The dataset as it is, and each datapoint as it was since the mount surely knew: None where it was missing."""
-
-    store: Store
-    live: dict[int, bytes] = field(default_factory=dict)
-    since: dict[int, set[bytes | None]] = field(default_factory=dict)
-    held: list[Held] = field(default_factory=list)
-    writes: int = 0
-
-    def __post_init__(self) -> None:
-        self.dataset = Dataset(self.store, "set")
-        self.dataset.log.create()
-        for place in range(PLACES - 1):
-            self.put(place, "none")
-        self.refreshed()
-
-    def refreshed(self) -> None:
-        self.since = {number: {self.live.get(number)} for number in range(PLACES * COUNT)}
-
-    def write(self, what: str, where: float, how: str | None) -> None:
-        """Change the dataset, and delete what is no longer needed."""
-        getattr(self, what)(where, how)
-        collect(self.store, "set", grace=NO_GRACE)
-
-    def put(self, place: float, compression: str) -> None:
-        first = int(place) * COUNT
-        if self.dataset.snapshot().overlapping(first, first + COUNT - 1):
-            return
-        self.writes += 1
-        random = Random(self.writes)
-        contents = [random.randbytes(size // 50) * 50 for size in random.choices(SIZES, k=COUNT)]
-        datasets.add(self.store, "set", first, contents, compression=compression)
-        for number, content in enumerate(contents, first):
-            self.live[number] = content
-            self.since.setdefault(number, set()).add(content)
-
-    def delete(self, share: float, _how: None) -> int | None:
-        dataranges = self.dataset.snapshot().dataranges
-        if not dataranges:
-            return None
-        gone = dataranges[int(share * len(dataranges))]
-        self.dataset.delete_datarange(gone.first, gone.last)
-        for number in range(gone.first, gone.last + 1):
-            del self.live[number]
-            self.since[number].add(None)
-            for each in self.held:
-                each.is_live = each.is_live and each.number != number
-        return gone.first // COUNT
-
-    def rewrite(self, share: float, compression: str) -> None:
-        place = self.delete(share, None)
-        if place is not None:
-            self.put(place, compression)
-
-    def aggregate(self, share: float, _how: None) -> None:
-        runs = [run for run in split_at_gaps(self.dataset.snapshot().dataranges) if len(run) > 1]
-        if runs:
-            run = runs[int(share * len(runs))]
-            first = int(share * (len(run) - 1))
-            aggregate(self.dataset, run[first : first + 3])
+    deletions: int
 
 
 @dataclass
@@ -133,7 +47,8 @@ class Mount:
 
     parts: Parts
     store: FaultyStore
-    world: World
+    world: ChangingDataset
+    held: list[Held] = field(default_factory=list)
 
     async def do(self, step: str, what: object) -> None:
         await getattr(self, step.replace(" ", "_"))(what)
@@ -162,15 +77,15 @@ class Mount:
         if number in self.world.live:
             located = await self.parts.tree.locate(await self.parts.inode("set", f"{number:020d}.bin"))
             file = self.parts.content.open(located)
-            self.world.held.append(Held(number, file, self.world.live[number]))
+            self.held.append(Held(number, file, self.world.live[number], self.world.deletions[number]))
 
     async def read_held(self, place: tuple[float, float]) -> None:
         """Read what is open: the bytes that it had then; an error only where it is no longer there."""
-        for each in self.world.held:
+        for each in self.held:
             try:
                 await self.read_file(each.file, place, {each.content})
             except ObjectChanged:
-                assert not each.is_live, f"{each.number} is still there"
+                assert self.world.deletions[each.number] > each.deletions, f"{each.number} is still there"
 
     async def read_disturbed(self, what: tuple[int, tuple[float, float], int, tuple[str, float, str | None]]) -> None:
         number, place, at, writing = what
@@ -232,7 +147,7 @@ def test_what_is_read_is_what_was_put_or_says_that_it_is_gone(script: list[tuple
 
     async def main(directory: Path, inner: Store) -> None:
         store = FaultyStore(inner)
-        world = World(inner)
+        world = ChangingDataset(inner)
         async with opened_parts(store, directory) as parts:
             parts.catalog.subscribe(parts.invalidator.prepare)
             mount = Mount(parts, store, world)

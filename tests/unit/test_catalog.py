@@ -269,6 +269,25 @@ def test_a_restart_in_an_outage(store: FaultyStore, tmp_path: Path, fault: Fault
     trio.run(main)
 
 
+def test_what_is_known_is_served_within_a_short_deadline(store: FaultyStore, tmp_path: Path) -> None:
+    """While a store hangs and nobody has noticed yet, what is known comes before the deadline of who asks."""
+    deadline_s = CATALOG_PATIENCE_S / 4
+
+    async def main() -> None:
+        async with opened_parts(store, tmp_path) as parts:
+            assert await parts.catalog.names() == ["first", "second"]
+            assert await revision(parts, "first") is not None
+        store.plan = during(Fault.HANG)
+        async with opened_parts(store, tmp_path, deadline_s=deadline_s) as parts:
+            with trio.fail_after(deadline_s):
+                assert await parts.catalog.names() == ["first"]
+            with trio.fail_after(deadline_s):
+                assert await revision(parts, "first") is not None
+            store.release()
+
+    trio.run(main)
+
+
 def test_a_store_that_hangs_is_waited_for_within_the_deadline(store: FaultyStore, tmp_path: Path) -> None:
     """What is not known can't be served: that is `DeadlineExceeded`, and in time."""
 
