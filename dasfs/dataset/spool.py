@@ -93,7 +93,7 @@ class Spool:
 
     def write(self, *pieces: bytes | memoryview) -> None:
         """Append the pieces."""
-        for piece in pieces:
+        for piece in map(memoryview, pieces):
             for start in range(0, len(piece), CHUNK_SIZE):
                 part = piece[start : start + CHUNK_SIZE]
                 self.room(len(part))[:] = part
@@ -133,13 +133,22 @@ class Spool:
             else:
                 yield self.read(offset, PIECE_SIZE)
 
+    def spill(self) -> None:
+        """Move what was written to the file, after `finish`; raises what that raises, and it stays in memory then."""
+        if self._file is None:
+            self._flush()
+            self._free_memory()
+
     def close(self) -> None:
+        self._free_memory()
+        if self._file is not None:
+            self._file.close()
+
+    def _free_memory(self) -> None:
         # Not released: an upload that was cancelled may still look at it.
         self._window = memoryview(b"")
         _memory.give_back(self._taken)
         self._taken = 0
-        if self._file is not None:
-            self._file.close()
 
     def _sum(self) -> None:
         self._checksums.update(self._window[self._summed : self._filled])
@@ -149,11 +158,16 @@ class Spool:
         """Write the window to the file."""
         self._sum()
         with self._translated():
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
-            left = self._window[: self._filled]
-            while left:
-                left = left[self._file.write(left) :]
+            file = self._file or tempfile.TemporaryFile(dir=self._directory, buffering=0)
+            try:
+                left = self._window[: self._filled]
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                if file is not self._file:
+                    file.close()
+                raise
+        self._file = file
         self._flushed += self._filled
         self._filled = self._summed = 0
 

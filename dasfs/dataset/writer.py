@@ -67,6 +67,10 @@ class PackedDatarange:
             if progress is not None:
                 progress(len(chunk))
 
+    def spill(self) -> None:
+        """Give the memory back, for an upload that has to wait; raises `NoSpace` and the like, and keeps it then."""
+        self._spool.spill()
+
     def close(self) -> None:
         self._spool.close()
 
