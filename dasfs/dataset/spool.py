@@ -158,7 +158,7 @@ class Spool:
         """Write the window to the file."""
         self._sum()
         with self._translated():
-            file = self._file or tempfile.TemporaryFile(dir=self._directory, buffering=0)
+            file = self._file or tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
             try:
                 left = self._window[: self._filled]
                 while left:
