@@ -93,9 +93,10 @@ class Spool:
 
     def write(self, *pieces: bytes | memoryview) -> None:
         """Append the pieces."""
-        for piece in map(memoryview, pieces):
-            for start in range(0, len(piece), CHUNK_SIZE):
-                part = piece[start : start + CHUNK_SIZE]
+        for piece in pieces:
+            view = memoryview(piece)
+            for start in range(0, len(view), CHUNK_SIZE):
+                part = view[start : start + CHUNK_SIZE]
                 self.room(len(part))[:] = part
                 self.advance(len(part))
 
