@@ -24,7 +24,7 @@ CHUNK_SIZE: Final = MIB
 # What is read back at once: a part of an S3 upload, which is sent from where it stands.
 PIECE_SIZE: Final = 16 * MIB
 # What the spools of a process may keep in memory: the six dataranges of 64 MiB that a `put` with 4 jobs has at once.
-# Through a file each GB costs 0.35 s of CPU more, and reading it back into new memory as much again.
+# Through a file, and back, each GB costs 0.35 s of CPU more.
 MEMORY_LIMIT: Final = 6 * 64 * MIB
 # Not /tmp, which is often memory.
 DEFAULT_DIRECTORY: Final = "/var/tmp"
