@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -213,9 +214,13 @@ class Shipping:
         counter = (self._snapshot or self.refresh()).last_counter + 1 + self._skipped_counters
         try:
             uploaded = upload(self._dataset.store, self._dataset.keys, packed, counter, progress)
-        except Conflict:
-            # A store that takes manifests and no TARs, for hours: each attempt used up one.
-            self._skipped_counters += MAX_COUNTER_TRIES
+        except DasfsError as error:
+            if isinstance(error, Conflict):
+                # A store that takes manifests and no TARs, for hours: each attempt used up one.
+                self._skipped_counters += MAX_COUNTER_TRIES
+            # The store may be away for days, and what is to go there must not fill the memory meanwhile.
+            with suppress(DasfsError):
+                packed.spill()
             raise
         self._begun[row.id] = begun
         return self._journal.uploaded(row, uploaded, self.revision)

@@ -31,7 +31,7 @@ Data = bytes | bytearray | memoryview
 Answer = Mapping[str, Any]
 
 _PLAIN_MD5: Final = re.compile(r"[0-9a-f]{32}")
-# What is sent at once. In pieces of 16 KiB a GB costs 0.5 s of CPU more.
+# What is sent at once: a GB costs 0.2 s of CPU, and 0.7 in pieces of 16 KiB.
 SEND_SIZE: Final = 1 << 17
 # A bigger body is handed over in pieces, see `PartReader`.
 _WHOLE_BODY_SIZE: Final = 1 << 20

@@ -3,13 +3,15 @@
 Each is one line that says what to do; repeating the command when all is well again puts every file exactly once.
 """
 
-from contextlib import suppress
+import os
+from contextlib import closing, suppress
 
 import pytest
 
 from dasfs.dataset.dataset import Dataset
 from dasfs.dataset.put import PutOptions, put
 from dasfs.dataset.sources import find_sources
+from dasfs.dataset.spool import MEMORY_LIMIT, Spool
 from dasfs.errors import StoreUnavailable
 from dasfs.stores import open_store
 from tests.blocks import mounted_disk
@@ -47,22 +49,36 @@ def url(tmp_path):
 def test_a_full_disk_while_packing_keeps_what_was_packed_before(url, files, tmp_path):
     """TMPDIR runs full: the dataranges before are committed, the error names the place, and a repeat puts the rest."""
     large = files.top / "z.bin"
-    large.write_bytes(bytes(2 << 20))
-    files = Files(files.top, {**files.content, large.name: large.read_bytes()})
+    with large.open("wb") as file:
+        file.truncate(MEMORY_LIMIT + 1)
     with mounted_disk("tmpfs", tmp_path / "disk", "size=1m") as disk:
         answer = dasfs(*put_command(url, "d", files), TMPDIR=str(disk))
     assert answer.code == 1
     assert f"can't keep a temporary file in {disk}: No space left on device; set TMPDIR" in answer.message
     with open_store(url) as store:
-        assert Dataset(store, "d").snapshot().count == len(files.content) - 1
+        assert Dataset(store, "d").snapshot().count == len(files.content)
+    large.write_bytes(b"smaller now")
+    files = Files(files.top, {**files.content, large.name: large.read_bytes()})
     succeed(*put_command(url, "d", files))
     check_exactly_once(url, "d", files)
 
 
-def test_a_small_disk_for_packing_is_enough_for_one_datarange_after_another(url, files, tmp_path):
-    """Where TMPDIR has no room for as many dataranges as could be uploaded at once, fewer are."""
-    with mounted_disk("tmpfs", tmp_path / "disk", "size=160k") as disk:
-        succeed(*put_command(url, "d", files), "--jobs", "8", TMPDIR=str(disk))
+def test_a_small_disk_for_packing_is_enough_for_one_datarange_after_another(url, tmp_path):
+    """Where neither memory nor TMPDIR has room for as many dataranges as could be uploaded at once, fewer are."""
+    size = 3 << 20  # more than passes through memory in any case
+    content = {f"{number}.bin": os.urandom(size) for number in range(6)}
+    files = Files(tmp_path / "large", content)
+    files.top.mkdir()
+    for name, data in content.items():
+        (files.top / name).write_bytes(data)
+    with (
+        closing(Spool(str(tmp_path), MEMORY_LIMIT)),
+        mounted_disk("tmpfs", tmp_path / "disk", "size=7m") as disk,
+        open_store(url) as store,
+    ):
+        sources = find_sources([f"{files.top}/"], lambda _line: None)
+        options = PutOptions(datarange_size=size, jobs=8, spool_dir=str(disk))
+        assert put(Dataset(store, "d"), sources, options, Silent()).count == len(content)
     check_exactly_once(url, "d", files)
 
 

@@ -205,19 +205,32 @@ def test_a_missing_directory_for_temporary_files_is_named(tmp_path: Path) -> Non
         spool.write(bytes(3 * CHUNK_SIZE))
 
 
-@pytest.mark.parametrize("expected_size", [0, 20 * CHUNK_SIZE])
-def test_a_spool_gives_back_what_was_written(tmp_path: Path, expected_size: int) -> None:
-    """In memory or through a file: any range, and all of it in pieces, with the checksums of its blocks."""
+@pytest.mark.parametrize(("expected_size", "spilled"), [(0, False), (20 * CHUNK_SIZE, False), (20 * CHUNK_SIZE, True)])
+def test_a_spool_gives_back_what_was_written(tmp_path: Path, expected_size: int, spilled: bool) -> None:
+    """In memory or in a file: any range, and all of it in pieces, with the checksums of its blocks."""
     data = os.urandom(17 * CHUNK_SIZE + 99)
     with closing(Spool(str(tmp_path), expected_size)) as spool:
         for start in range(0, len(data), 700_001):
             spool.write(data[start : start + 700_001])
         assert spool.size == len(data)
         crcs = spool.finish(b"the end")
+        if spilled:
+            spool.spill()
         assert spool.read(0, spool.size) == b"".join(spool.pieces()) == data + b"the end"
         assert spool.read(CHUNK_SIZE - 5, 10) == data[CHUNK_SIZE - 5 :][:10]
     blocks = [data[at : at + CHECKSUM_BLOCK_SIZE] for at in range(0, len(data), CHECKSUM_BLOCK_SIZE)]
     assert crcs == b"".join(zlib.crc32(each).to_bytes(4, "big") for each in blocks)
+
+
+def test_what_can_not_be_spilled_stays_in_memory(tmp_path: Path) -> None:
+    """Where there is no room in the directory, nothing is lost."""
+    data = os.urandom(3 * CHUNK_SIZE)
+    with closing(Spool(str(tmp_path / "nowhere"), 4 * CHUNK_SIZE)) as spool:
+        spool.write(data)
+        spool.finish(b"")
+        with pytest.raises(NotFound):
+            spool.spill()
+        assert b"".join(spool.pieces()) == data
 
 
 def test_memory_for_spools_is_bounded(tmp_path: Path) -> None:
