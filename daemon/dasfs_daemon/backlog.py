@@ -13,7 +13,8 @@ import trio
 from dasfs.errors import DasfsError
 from dasfs_daemon.attempts import Attempts
 from dasfs_daemon.journal import Closed
-from dasfs_daemon.origin import DatarangeRow, OriginJournal, Waiting
+from dasfs_daemon.origin import OriginJournal
+from dasfs_daemon.rows import DatarangeRow, Waiting
 
 # Between two looks, each of which is one short transaction: a tenth of a second is the present for whoever reads it.
 PAUSE_S: Final = 0.1

@@ -28,7 +28,7 @@ from dasfs.names import DatarangeId
 from dasfs_daemon.files import make_source
 from dasfs_daemon.known import Candidate, KnownPaths
 from dasfs_daemon.likeness import Likeness, Match, compare_bytes
-from dasfs_daemon.origin import FileRow
+from dasfs_daemon.rows import FileRow
 
 # A manifest of 32,768 files is 1.5 MB, more with their paths.
 _MANIFESTS: Final = 8

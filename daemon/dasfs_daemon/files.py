@@ -20,7 +20,7 @@ from typing import Final
 from dasfs.dataset.local import Source
 from dasfs.dataset.sources import extension_of
 from dasfs.names import DatapointName
-from dasfs_daemon.origin import FileRow, Stamp
+from dasfs_daemon.rows import FileRow, Stamp
 
 # Rejected files are moved there, below the write directory. Never looked into, whatever `ignore` says.
 REJECTED: Final = b".rejected"

@@ -20,8 +20,9 @@ from dasfs.names import DatapointName
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.files import Ignore, is_open_for_writing, show, stamp_of, unsettled_s
 from dasfs_daemon.log_fields import log_fields
-from dasfs_daemon.origin import Known, NewFile, OriginJournal
+from dasfs_daemon.origin import OriginJournal
 from dasfs_daemon.rejects import Rejects
+from dasfs_daemon.rows import Known, NewFile
 from dasfs_daemon.walk import Found, Walk
 
 log = logging.getLogger(__name__)

@@ -30,11 +30,12 @@ from dasfs_daemon.inlet import RETRY_S, Inlet
 from dasfs_daemon.intake import Intake
 from dasfs_daemon.journal import Closed
 from dasfs_daemon.log_fields import log_fields
-from dasfs_daemon.origin import DatarangeRow, OriginJournal, State
+from dasfs_daemon.origin import OriginJournal
 from dasfs_daemon.outlet import Outlet
 from dasfs_daemon.plan import seconds_until_due
 from dasfs_daemon.planner import Plan, Planner
 from dasfs_daemon.rejects import Rejects
+from dasfs_daemon.rows import DatarangeRow, State
 from dasfs_daemon.shared import Record, Shared
 from dasfs_daemon.shipping import PackFailed, Place, Shipping
 from dasfs_daemon.state import LastCommit

@@ -6,110 +6,27 @@ left behind by a stop or a new configuration can't write over what its successor
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from dataclasses import replace
+from typing import Any, Final
 
 import apsw
 
 from dasfs.dataset.model import Datarange, join_spans
-from dasfs.names import DatapointNumber, DatarangeId
 from dasfs_daemon.journal import Closed, Journal
-
-
-class State(StrEnum):
-    """How far a datarange is; see `schema`."""
-
-    PACKED = "packed"
-    UPLOADED = "uploaded"
-    COMMITTED = "committed"
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What tells a file from another one that has its path. Two are equal when size, mtime and inode are.
-
-    `ctime_ns` changes with every write, also with one that sets the mtime back, but with new rights, names and links,
-    too: where it is not the same the content has to be looked at. 0: unknown.
-    """
-
-    size: int
-    mtime_ns: int
-    inode: int
-    ctime_ns: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """A file that is complete. `number` is the one of its name, None where it has none."""
-
-    path: bytes
-    stamp: Stamp
-    number: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the journal has under a path, and where it has none: the paths of files with the same stamp."""
-
-    stamp: Stamp | None
-    twins: tuple[bytes, ...]
-
-
-_UNKNOWN: Final = Known(None, ())
-
-
-class FileRow(NamedTuple):
-    """A file in the journal. A tuple, which is made five times as fast: each file is read three times on its way."""
-
-    id: int
-    path: bytes
-    stamp: Stamp
-    taken: float
-    numbered: bool
-    number: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class DatarangeRow:
-    """A datarange in the journal. `uploaded` is what a commit names, None until it is in the store."""
-
-    id: int
-    state: State
-    first: int
-    last: int
-    size: int
-    oldest: float
-    base_revision: int
-    uploaded: Datarange | None
-    committed: float | None
-
-    @property
-    def count(self) -> int:
-        return self.last - self.first + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """How much is taken and in no datarange. `oldest`: seconds since 1970."""
-
-    numbered: int
-    unnumbered: int
-    size: int
-    oldest: float | None
-
-    @property
-    def files(self) -> int:
-        return self.numbered + self.unnumbered
-
-
-@dataclass(frozen=True, slots=True)
-class Uncommitted:
-    """All that is taken and not committed at one moment: what waits, and dataranges that are packed or uploaded."""
-
-    waiting: Waiting
-    dataranges: Sequence[DatarangeRow]
-
+from dasfs_daemon.rows import (
+    UNKNOWN,
+    DatarangeRow,
+    FileRow,
+    Known,
+    NewFile,
+    Stamp,
+    State,
+    Uncommitted,
+    Waiting,
+    datarange_row,
+    file_row,
+    new_row,
+)
 
 # Rows of a datarange that are in memory at once: 1.5 MB.
 _PAGE: Final = 4096
@@ -136,7 +53,7 @@ class OriginJournal:
         """Return what the journal knows of each of `files`, in their order."""
         by_path = "SELECT ?3, size, mtime_ns, inode FROM file WHERE (origin, path) = (?1, ?2)"
         by_inode = "SELECT ?5, path FROM file WHERE (origin, inode) = (?1, ?2) AND (size, mtime_ns) = (?3, ?4)"
-        found = [_UNKNOWN] * len(files)
+        found = [UNKNOWN] * len(files)
         with self._transaction() as db:
             places = ((self._origin, each.path, k) for k, each in enumerate(files))
             for k, *stamp in db.executemany(by_path, places):
@@ -171,7 +88,7 @@ class OriginJournal:
             "INSERT INTO file (origin, path, size, mtime_ns, inode, ctime_ns, taken, numbered, number)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (origin, path) DO NOTHING"
         )
-        rows = [_new_row(self._origin, file, now) for file in files]
+        rows = [new_row(self._origin, file, now) for file in files]
         with self._transaction() as db:
             db.executemany(replaced, (row[:2] for row in rows))
             db.executemany(query, rows)
@@ -207,7 +124,7 @@ class OriginJournal:
         """Return what waits and what is on its way, both of the same moment."""
         query = f"{_DATARANGE} WHERE origin = ? AND state IN ('packed', 'uploaded') ORDER BY id"
         with self._transaction() as db:
-            dataranges = [_datarange(row) for row in db.execute(query, (self._origin,))]
+            dataranges = [datarange_row(row) for row in db.execute(query, (self._origin,))]
             return Uncommitted(self._waiting(db), dataranges)
 
     def _waiting(self, db: apsw.Connection) -> Waiting:
@@ -247,7 +164,7 @@ class OriginJournal:
     def _waiting_files(self, condition: str, limit: int) -> list[FileRow]:
         query = f"{_FILE} WHERE origin = ? AND datarange IS NULL AND refused IS NULL AND {condition} LIMIT ?"
         with self._transaction() as db:
-            return [_file(row) for row in db.execute(query, (self._origin, limit))]
+            return [file_row(row) for row in db.execute(query, (self._origin, limit))]
 
     def dataset_id(self) -> str:
         """Return which dataset was met last; empty before the first."""
@@ -347,7 +264,7 @@ class OriginJournal:
         query = f"{_DATARANGE} WHERE origin = ? AND state IN (?, ?, ?) ORDER BY id"
         states = [each.value for each in State] if state is None else [state.value] * len(State)
         with self._transaction() as db:
-            return [_datarange(row) for row in db.execute(query, (self._origin, *states))]
+            return [datarange_row(row) for row in db.execute(query, (self._origin, *states))]
 
     def files_of(self, datarange: DatarangeRow) -> Iterator[FileRow]:
         """Yield the files of a datarange that are left, ascending by number; a part of them is in memory at a time."""
@@ -355,7 +272,7 @@ class OriginJournal:
         number = -1
         while True:
             with self._transaction() as db:
-                rows = [_file(row) for row in db.execute(query, (datarange.id, number, _PAGE))]
+                rows = [file_row(row) for row in db.execute(query, (datarange.id, number, _PAGE))]
             yield from rows
             if len(rows) < _PAGE:
                 return
@@ -383,23 +300,3 @@ class OriginJournal:
             if self._closed:
                 raise Closed("this dataset was stopped")
             yield db
-
-
-def _new_row(origin: int, file: NewFile, now: float) -> tuple[Any, ...]:
-    stamp, number = file.stamp, file.number
-    place = (origin, file.path, stamp.size, stamp.mtime_ns, stamp.inode, stamp.ctime_ns)
-    return (*place, now, number is not None, number)
-
-
-def _file(row: tuple[Any, ...]) -> FileRow:
-    key, path, *stamp, taken, numbered, number = row
-    return FileRow(key, path, Stamp(*stamp), taken, bool(numbered), number)
-
-
-def _datarange(row: tuple[Any, ...]) -> DatarangeRow:
-    key, state, first, last, size, oldest, base_revision, counter, tar_size, manifest_size, named, committed = row
-    uploaded = None
-    if counter is not None:
-        identity = DatarangeId(DatapointNumber(first), DatapointNumber(last), counter)
-        uploaded = Datarange(identity, tar_size, manifest_size, size, bool(named))
-    return DatarangeRow(key, State(state), first, last, size, oldest, base_revision, uploaded, committed)

@@ -18,7 +18,7 @@ from dasfs_daemon.attempts import Attempts
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.files import show
 from dasfs_daemon.journal import Closed
-from dasfs_daemon.origin import DatarangeRow
+from dasfs_daemon.rows import DatarangeRow
 from dasfs_daemon.shipping import Removed, Replaced, Shipping
 from dasfs_daemon.tally import Tally
 from dasfs_daemon.walk import remove_empty

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dasfs.formats.tar import BLOCK_SIZE, END_OF_ARCHIVE, padding
-from dasfs_daemon.origin import FileRow, Waiting
+from dasfs_daemon.rows import FileRow, Waiting
 
 # Files of one datarange, so that the rows of one fit into memory many times; 64 MiB of empty files are four times that.
 MAX_FILES: Final = 32_768

@@ -15,9 +15,10 @@ from dasfs.names import MAX_NUMBER
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.existing import Comparer
 from dasfs_daemon.files import Removal, remove
-from dasfs_daemon.origin import DatarangeRow, FileRow, OriginJournal
+from dasfs_daemon.origin import OriginJournal
 from dasfs_daemon.plan import MAX_FILES, Run, choose_runs, cut_runs, fit_run, free_numbers
 from dasfs_daemon.rejects import Rejects
+from dasfs_daemon.rows import DatarangeRow, FileRow
 
 # Files that one plan looks at: what it chooses is packed before the next one is made.
 WINDOW: Final = MAX_FILES

@@ -28,8 +28,9 @@ from dasfs_daemon.checks import check_directory
 from dasfs_daemon.files import Removal, make_source, remove, stamp_of
 from dasfs_daemon.journal import Closed
 from dasfs_daemon.likeness import Packed
-from dasfs_daemon.origin import DatarangeRow, FileRow, OriginJournal, Stamp, State
+from dasfs_daemon.origin import OriginJournal
 from dasfs_daemon.rejects import Rejects
+from dasfs_daemon.rows import DatarangeRow, FileRow, Stamp, State
 from dasfs_daemon.throttle import Throttle
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from dasfs_daemon.backlog import BacklogView
 from dasfs_daemon.config import DatasetConfig
 from dasfs_daemon.life import Life
 from dasfs_daemon.log_fields import log_fields
-from dasfs_daemon.origin import Waiting
 from dasfs_daemon.problems import Problems
+from dasfs_daemon.rows import Waiting
 from dasfs_daemon.shared import Record, Shared
 from dasfs_daemon.shipping import Replaced
 from dasfs_daemon.state import AggregationState, Backlog, CollectionState, DatasetState, Phase

@@ -19,9 +19,12 @@ _RESTART: Final = "mount it again with this version when nobody uses it"
 def find_own_mount(path: str) -> Mounted:
     """Return the mount of dasfs at `path`. Raises `InvalidInput` where there is none."""
     wanted = os.path.abspath(path)
+    # The mount itself is not touched: it may hang.
+    places = {wanted, os.path.join(os.path.realpath(os.path.dirname(wanted)), os.path.basename(wanted))}
+    if os.path.islink(wanted):
+        places.add(os.path.realpath(wanted))
     for mount in own_mounts():
-        # The mount itself is not touched: it may hang.
-        if mount.path in (wanted, os.path.join(os.path.realpath(os.path.dirname(wanted)), os.path.basename(wanted))):
+        if mount.path in places:
             return mount
     raise InvalidInput(f"there is no mount of dasfs at {path}", hint="'dasfs status' lists them")
 
@@ -114,7 +117,7 @@ def send(mount: Mounted, place: str, what: str, body: bytes, content_type: str, 
             raise _refusal(answer.status, f"{mount.path}: {said.strip() or answer.reason}")
         document = json.loads(said)
         if not isinstance(document, dict):
-            raise ValueError("no JSON object")
+            raise DasfsError(f"what answers at {place} is no mount of dasfs")
         return document
     except DasfsError:
         raise  # ours are the builtin ones as well

@@ -11,7 +11,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from dasfs.dataset.model import Datarange
 from dasfs.names import DatapointNumber, DatarangeId
 from dasfs_daemon.journal import Closed, Journal
-from dasfs_daemon.origin import NewFile, OriginJournal, Stamp, State
+from dasfs_daemon.origin import OriginJournal
+from dasfs_daemon.rows import NewFile, Stamp, State
 
 PATHS = st.integers(0, 12).map(lambda k: b"f%d" % k)
 STAMPS = st.builds(Stamp, st.integers(0, 50), st.integers(0, 3), st.integers(0, 3))

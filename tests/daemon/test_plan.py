@@ -5,8 +5,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dasfs_daemon.origin import FileRow, Stamp, Waiting
 from dasfs_daemon.plan import MAX_FILES, choose_runs, cut_runs, fit_run, free_numbers, seconds_until_due, tar_size
+from dasfs_daemon.rows import FileRow, Stamp, Waiting
 
 
 def row(number, size=100, taken=0.0, key=0):

@@ -16,7 +16,8 @@ from dasfs.errors import Corrupt, StoreUnavailable
 from dasfs.stores import open_store
 from dasfs_daemon.files import stamp_of
 from dasfs_daemon.journal import Journal
-from dasfs_daemon.origin import NewFile, OriginJournal
+from dasfs_daemon.origin import OriginJournal
+from dasfs_daemon.rows import NewFile
 from dasfs_daemon.shipping import TRUSTED_UPLOAD_S, Place, Shipping
 from dasfs_daemon.throttle import Throttle
 from tests.daemons import write
