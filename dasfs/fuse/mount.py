@@ -19,6 +19,7 @@ import trio
 from dasfs.cache.blocks import BlockCacheOptions, open_block_cache
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.index import IndexCache
+from dasfs.cache.remote import Remote
 from dasfs.errors import DasfsError, NotFound
 from dasfs.fuse.device import Device
 from dasfs.fuse.invalidation import Invalidator
