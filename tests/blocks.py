@@ -90,7 +90,7 @@ class OpenedCache:
         return self.cache.segment(DATASET, key, segment)
 
     async def read(self, segment: CachedSegment, start: int, end: int) -> bytes:
-        return await self.cache.read(segment, start, end, trio.current_time() + PATIENCE_S)
+        return bytes(await self.cache.read(segment, start, end, trio.current_time() + PATIENCE_S))
 
     async def read_all(self, segment: CachedSegment) -> bytes:
         return await self.read(segment, 0, segment.length)

@@ -48,6 +48,14 @@ class LocalBlocks:
             self._table.touch(segment)
         return self._pread(segment, file, start, end - start)
 
+    def use(self, segment: CachedSegment, start: int, end: int) -> None:
+        """Count the blocks of `[start, end)` as used now; they are read from somewhere else."""
+        last_used, tick = segment.last_used, self._table.tick
+        for block in range(start // BLOCK_SIZE, (end - 1) // BLOCK_SIZE + 1):
+            last_used[block] = tick
+        if segment.touched != tick:
+            self._table.touch(segment)
+
     def writable_file(self, segment: CachedSegment) -> OpenFile | None:
         """Return the file to write blocks to, made where there is none; None when the disk won't have it."""
         try:

@@ -151,6 +151,8 @@ class BlockCache:
         data: Data | None = self._memory.find(segment, start, end)
         if data is None:
             data = self._local.read(segment, start, end)
+        else:
+            self._local.use(segment, start, end)
         if data is not None:
             self._hits += 1
             self._bytes_served += end - start
@@ -216,6 +218,7 @@ class BlockCache:
         """Forget a segment that no dataset needs any more, and free its space. A reader fetches it again."""
         cached = self._table.load(segment_name(_identity(dataset_id, segment)))
         if cached is not None:
+            self._memory.forget(cached)
             await self._space.drop(cached)
 
     @property

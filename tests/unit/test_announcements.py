@@ -123,7 +123,6 @@ def test_a_list_needs_its_blocks_only(store: FaultyStore, tmp_path: Path, aggreg
             located = await parts.tree.locate(await parts.inode("set", f"{number:020d}.bin"))
             file = parts.content.open(located)
             assert parts.content.read_cached(file, 0, 1000) == CONTENTS[number][:1000]
-            parts.content.close(file)
         assert announcement.counts.hits == 6
         assert store.count("read_into") == reads or scene.fetched < 30 << 18
 

@@ -144,11 +144,11 @@ def test_a_segment_that_moved_keeps_its_blocks(tmp_path: Path) -> None:
 
 
 def test_prefetch_brings_a_stretch_in_parallel_and_within_its_budget(tmp_path: Path) -> None:
-    """Prefetching GETs what is missing, several at once, and never more bytes in flight than the budget."""
+    """Prefetching GETs what is missing, several at once, and never more bytes in flight than half the memory."""
 
     async def main() -> None:
         content = content_of(16)
-        limits = {"max_get_size": 2 * BLOCK_SIZE, "prefetch_budget": 6 * BLOCK_SIZE}
+        limits = {"max_get_size": 2 * BLOCK_SIZE, "memory": 12 * BLOCK_SIZE}
         async with opened_cache(tmp_path, **limits) as opened:
             segment = opened.segment(content)
             await opened.read(segment, 0, 1)

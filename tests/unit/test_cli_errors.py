@@ -8,6 +8,7 @@ import tarfile
 import pytest
 
 from dasfs.cli.main import run
+from dasfs.dataset import spool
 from dasfs.dataset.dataset import Dataset
 from dasfs.stores import open_store
 from tests.commands import Answer
@@ -287,9 +288,10 @@ def test_what_can_not_be_deleted_is_told_before_it_is_asked_for(dasfs, url, comm
 
 
 def test_a_temporary_directory_that_is_missing_is_named(dasfs, url, tmp_path, monkeypatch):
-    """TMPDIR is never passed over for another directory."""
+    """TMPDIR is never passed over for another directory, where what is packed does not fit into memory."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
-    (tmp_path / "new.txt").touch()
+    monkeypatch.setattr(spool, "_memory", spool._Memory(0))
+    (tmp_path / "new.txt").write_bytes(bytes(2 * spool._SMALLEST_WINDOW))
     answer = dasfs("put", "d", tmp_path / "new.txt")
     assert answer.code == 1
     assert f"{tmp_path}/nowhere: No such file or directory; set TMPDIR to a directory that exists" in answer.message

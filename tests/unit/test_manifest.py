@@ -211,7 +211,7 @@ def test_round_trip(points: list[tuple[Record, str | None]], first: int, counter
     names = [name for _, name in points]
     builder = ManifestBuilder("d" * 128)
     for record, name in zip(records, names, strict=True):
-        builder.add(**{key: getattr(record, key) for key in Record.__slots__}, original_name=name)
+        builder.add(**record._asdict(), original_name=name)
     own = range_id(first, first + len(points) - 1, counter)
     end = records[-1].content_offset + records[-1].stored_size + padding(records[-1].stored_size)
     data = builder.build(own, end + 1024, [fresh_segment(own, end)]).encode()

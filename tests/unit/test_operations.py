@@ -7,7 +7,6 @@ import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from dasfs.fuse.attributes import Ownership
 from dasfs.fuse.inodes import CONTROL_DIRECTORY, ROOT
 from dasfs.fuse.operations import Operations
 from dasfs.fuse.protocol import CHANGES, Opcode
+from dasfs.fuse.recorder import Recorder
 from dasfs.stores import Store, open_store
 from tests import datasets
 from tests.kernel import Kernel, read_body, served, xattr_body
@@ -63,7 +63,7 @@ class Raising:
         if name.startswith("__"):
             raise AttributeError(name)
         if name == "recorder":
-            return SimpleNamespace(on=False)
+            return Recorder()
         return self._know_nothing if name.startswith(("peek", "find", "dataset_of")) else self._fail
 
     def _know_nothing(self, *_: object) -> None:
