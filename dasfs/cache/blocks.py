@@ -15,6 +15,7 @@ proves its CRC-32 at its first touch. Until a restart it is not checked again, u
 damages a file under a running mount can make it serve wrong bytes.
 """
 
+import copy
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -328,7 +329,7 @@ class _Window:
         error = fetch.error if fetch.result is None else fetch.result.bad.get(block)
         if error is not None:
             # A new one: several tasks raise it, and each adds its own traceback.
-            raise type(error)(error.message, hint=error.hint) from error
+            raise copy.copy(error) from error
         if fetch.result is not None:
             start, end = self.overlap(block)
             self.out[start - self.start : end - self.start] = fetch.result.data[start - fetch.start : end - fetch.start]

@@ -19,9 +19,9 @@ from typing import Final
 MIB: Final = 1 << 20
 # The first window is what one round trip of 20 ms carries on a quick link; the largest keeps eight GETs of 8
 # MiB busy.
-FIRST_WINDOW: Final = 8 * MIB
+FIRST_WINDOW: Final = 2 * MIB
 MAX_WINDOW: Final = 64 * MIB
-# A window that grows like this is the largest after two round trips, one that doubles after four.
+# A window that grows like this is the largest after two more, one that doubles after five.
 GROWTH: Final = 8
 # How far from where it should be a read may start and still be the same reader: several processes that share
 # the files of one list between them overtake each other by some files. Twice this, times the streams, should

@@ -38,8 +38,8 @@ MAX_ATTEMPT_S: Final = 20.0
 class Overloaded(StoreUnavailable):
     """The store asks to be left alone, for `retry_after_s` where it said so."""
 
-    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
 
 
