@@ -50,7 +50,7 @@ def find_client(dataset: str, mountpoint: str | None) -> MountClient:
         except DasfsError as error:
             if mountpoint is not None:
                 raise
-            if not isinstance(error, NotFound):
+            if error is client or not isinstance(error, NotFound):
                 problems.append(error)
     if len(found) > 1:
         places = ", ".join(each.mountpoint for each in found)

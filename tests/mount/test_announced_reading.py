@@ -293,6 +293,7 @@ def test_a_store_that_is_away_for_a_while(s3_url: str, gateway: GatewayProxy, mo
     """While the store refuses, nothing is lost: fetching goes on when it is back, and all of it comes."""
     make(s3_url, 200, (100_000, 200_000))
     mount = mounted(s3_url, "-o", "deadline=3", warnings=["can't be read", "store"])
+    assert len(mount.names("set")) == 200
     gateway.choose = lambda method, path: Trouble.REFUSE if path.endswith(".tar") or "list-type" in path else None
     command = [sys.executable, "-m", "dasfs", "prefetch", "set", "--json", "--mount", str(mount.path)]
     process = subprocess.Popen(

@@ -66,7 +66,7 @@ def test_which_mount(local_store: Store, local_url: str, mounted: Mounter) -> No
     code, said = prefetch(mounted, name, "--mount", first.path / name)
     assert (code, said) == (
         2,
-        f"no mount of dasfs stands at {first.path / name}; 'dasfs status' shows those of this host",
+        f"there is no mount of dasfs at {first.path / name}; 'dasfs status' lists them",
     )
     (mounted.directory / "link").symlink_to("first")
     assert prefetch(mounted, name, "--mount", "link")[0] == 0
