@@ -89,14 +89,18 @@ class History:
         """
         revisions = self._list_kept(after)
         while revisions:
-            # In steps, so that reading the first commits of a long log does not fetch all of it.
-            commits = self._fetch_kept(revisions[:CHECKPOINT_INTERVAL], after)
-            if commits is None:
-                revisions = self._list_kept(after)
-                continue
-            yield from commits
-            after = revisions[len(commits) - 1]
-            revisions = revisions[len(commits) :]
+            try:
+                # In steps, so that reading the first commits of a long log does not fetch all of it; each as it comes,
+                # so that who is told of a failure has what came before it, and need not begin anew.
+                for commit in self._fetch(revisions[:CHECKPOINT_INTERVAL]):
+                    yield commit
+                    after = commit.revision
+                    revisions = revisions[1:]
+            except Corrupt:
+                listed = self._list_kept(after)
+                if listed[:1] == revisions[:1]:
+                    raise
+                revisions = listed
 
     def read_checkpoint(self, revision: Revision) -> Snapshot:
         """Return the snapshot that a checkpoint holds. Raises `NotFound`, `Corrupt`, `Unsupported`."""

@@ -53,3 +53,17 @@ def test_what_is_damaged_is_no_progress(long_log):
     with pytest.raises(Exception, match="170"):
         log.head(reached=reached.append)
     assert reached == []
+
+
+def test_the_commits_before_a_failure_are_handed_out(long_log):
+    """Who goes through a log on a failing store has the commits before the failure, and goes on behind them."""
+    store, head = long_log
+    log = CommitLog(FaultyStore(store, at_random(4, 1 / 3, Fault.FAIL, Fault.LOSE_ANSWER)), "d")
+    seen = [0]
+    for _ in range(3 * COMMITS):
+        try:
+            seen.extend(commit.revision for commit in log.commits(seen[-1]))
+        except StoreUnavailable:
+            continue
+        break
+    assert seen == list(range(head.revision + 1))
