@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -26,18 +27,21 @@ from tests.blocks import (
     wait_until,
 )
 
+# What came lately is read from memory, which is not what is tested here.
+on_disk = partial(opened_cache, keep_recent=False)
+
 
 def test_a_block_that_was_damaged_before_a_restart_is_fetched_again(tmp_path: Path) -> None:
     """After a restart each block proves its checksum at its first touch."""
 
     async def main() -> None:
         content = content_of(4)
-        async with opened_cache(tmp_path) as opened:
+        async with on_disk(tmp_path) as opened:
             await opened.read_all(opened.segment(content))
         with block_files(tmp_path)[0].open("r+b") as file:
             file.seek(BLOCK_SIZE + 1234)
             file.write(b"not what it was")
-        async with opened_cache(tmp_path) as opened:
+        async with on_disk(tmp_path) as opened:
             segment = opened.segment(content)
             assert await opened.read_all(segment) == content
             assert [size for _, _, size in opened.store.reads] == [BLOCK_SIZE]
@@ -51,7 +55,7 @@ def test_a_block_that_is_damaged_under_a_mount_is_fetched_again(tmp_path: Path) 
 
     async def main() -> None:
         content = content_of(3.5)
-        async with opened_cache(tmp_path, check_always=True) as opened:
+        async with on_disk(tmp_path, check_always=True) as opened:
             segment = opened.segment(content)
             await opened.read_all(segment)
             stretches = [(0, 10), (BLOCK_SIZE - 5, 2 * BLOCK_SIZE + 5), (3 * BLOCK_SIZE + 10, len(content)), (7, 7)]
@@ -77,7 +81,7 @@ def test_a_file_that_others_spoil_under_a_mount_is_noticed(tmp_path: Path, harm:
     async def main() -> None:
         content = content_of(3)
         others = [content_of(0.2, number) for number in range(1, 6)]
-        async with opened_cache(tmp_path, open_files=2) as opened:
+        async with on_disk(tmp_path, open_files=2) as opened:
             segment = opened.segment(content)
             await opened.read(segment, 0, 2 * BLOCK_SIZE)
             spoil_file(block_files(tmp_path)[0], harm)
@@ -112,7 +116,7 @@ def test_a_file_that_was_cut_does_not_grow_again_over_its_hole(tmp_path: Path) -
 
     async def main() -> None:
         content = content_of(3)
-        async with opened_cache(tmp_path) as opened:
+        async with on_disk(tmp_path) as opened:
             segment = opened.segment(content)
             await opened.read(segment, 0, 2 * BLOCK_SIZE)
             os.truncate(block_files(tmp_path)[0], 1000)
@@ -137,7 +141,7 @@ def test_a_block_that_is_read_while_its_space_is_given_back(tmp_path: Path, monk
 
     async def main() -> None:
         content = content_of(64)
-        async with opened_cache(tmp_path, capacity=64 * BLOCK_SIZE) as opened:
+        async with on_disk(tmp_path, capacity=64 * BLOCK_SIZE) as opened:
             segment = opened.segment(content)
             await opened.read(segment, 0, 63 * BLOCK_SIZE)
             await wait_until(lambda: bool(punched))
@@ -156,7 +160,7 @@ def test_a_full_disk_only_makes_the_cache_smaller(tmp_path: Path, caplog: pytest
     """When the cache's disk is full reads still work, the cache holds less, and one WARNING says so."""
 
     async def main(disk: Path) -> None:
-        async with opened_cache(tmp_path, directory=disk, capacity=256 * MIB) as opened:
+        async with on_disk(tmp_path, directory=disk, capacity=256 * MIB) as opened:
             for number in range(8):
                 content = content_of(8, number)
                 segment = opened.segment(content, number)
@@ -182,7 +186,7 @@ def test_without_holes_whole_segments_are_evicted(tmp_path: Path) -> None:
 
     async def main(disk: Path) -> None:
         capacity = 16 * BLOCK_SIZE
-        async with opened_cache(tmp_path, directory=disk, capacity=capacity) as opened:
+        async with on_disk(tmp_path, directory=disk, capacity=capacity) as opened:
             contents = [content_of(3, number) for number in range(12)]
             handles = [opened.segment(content, number) for number, content in enumerate(contents)]
             for _ in range(2):
@@ -227,7 +231,7 @@ def test_a_killed_mount_leaves_a_cache_that_can_be_used(tmp_path: Path, reads: i
     process.stdout.close()
 
     async def main() -> None:
-        async with opened_cache(tmp_path, capacity=capacity) as opened:
+        async with on_disk(tmp_path, capacity=capacity) as opened:
             # The recovery gives back what was written and never recorded.
             await wait_until(lambda: not opened.cache.statistics().recovering)
             assert disk_usage(tmp_path) <= opened.cache.statistics().bytes_used
@@ -244,7 +248,7 @@ def test_recovery_removes_what_no_record_knows(tmp_path: Path) -> None:
 
     async def main() -> None:
         content = content_of(4)
-        async with opened_cache(tmp_path) as opened:
+        async with on_disk(tmp_path) as opened:
             segment = opened.segment(content)
             await opened.read(segment, 0, BLOCK_SIZE)
         file = block_files(tmp_path)[0]
@@ -255,7 +259,7 @@ def test_recovery_removes_what_no_record_knows(tmp_path: Path) -> None:
         orphan.parent.mkdir(exist_ok=True)
         orphan.write_bytes(bytes(BLOCK_SIZE))
         _mark_unclean(tmp_path)
-        async with opened_cache(tmp_path) as opened:
+        async with on_disk(tmp_path) as opened:
             await wait_until(lambda: disk_usage(tmp_path) <= BLOCK_SIZE + 4096)
             assert not orphan.exists()
             segment = opened.segment(content)
@@ -277,16 +281,16 @@ def test_a_database_that_is_damaged_is_built_anew(tmp_path: Path, harm: str, cap
     contents = [content_of(2, number) for number in range(3)]
 
     async def fill() -> None:
-        async with opened_cache(tmp_path) as opened:
+        async with on_disk(tmp_path) as opened:
             for number, content in enumerate(contents):
                 assert await opened.read_all(opened.segment(content, number)) == content
 
     async def check() -> None:
         for _ in range(2):
-            async with opened_cache(tmp_path) as opened:
+            async with on_disk(tmp_path) as opened:
                 for number, content in enumerate(contents):
                     assert await opened.read_all(opened.segment(content, number)) == content
-        async with opened_cache(tmp_path) as opened:
+        async with on_disk(tmp_path) as opened:
             segments = [opened.segment(content, number) for number, content in enumerate(contents)]
             assert all(opened.cache.read_cached(each, 0, each.length) for each in segments)
 
