@@ -236,7 +236,7 @@ def test_killed_readers_are_gone_at_once(store: Store, mounted: Mounter, proxy: 
         begun = time.monotonic()
         assert [reader.wait(BOUND_S) for reader in readers] == [-signal.SIGKILL] * 10
         assert time.monotonic() - begun < 2
-        assert in_thread(mount.names, timeout_s=10) is not None  # which waits 2 s for news
+        assert in_thread(mount.status, timeout_s=2)["pid"] == mount.process.pid
     finally:
         for reader in readers:
             reader.kill()
