@@ -62,6 +62,7 @@ class Inlet:
         self._scan_at = trio.current_time()
         self._count_at = float("inf")  # when rejected files are counted again
         self._scanned = trio.Event()
+        self._scan_took_s = 0.0
         # Often enough that a file is taken soon after it settled, seldom enough that events come in batches.
         self._tick = min(max(config.settle / 4, 0.05), 0.5)
 
@@ -160,7 +161,8 @@ class Inlet:
         self._tally.add(scans=1)
         self.last_scan = datetime.now(UTC)
         now = trio.current_time()
-        self._scan_at = now + max(interval, SCAN_SHARE * (now - started))
+        self._scan_took_s = now - started
+        self._scan_at = now + max(interval, SCAN_SHARE * self._scan_took_s)
         if looked.incomplete:
             self._scan_at = now + max(self._config.settle, self._tick)
         self._note(looked)
@@ -178,3 +180,6 @@ class Inlet:
     def _note(self, looked: Looked) -> None:
         self._tally.add(taken_files=looked.files, taken_bytes=looked.size, rejected_files=looked.rejected)
         self.look_at(looked.later)
+        if looked.left_empty:
+            pause_s = max(self._config.empty_directories, SCAN_SHARE * self._scan_took_s)
+            self._scan_at = min(self._scan_at, trio.current_time() + pause_s)

@@ -40,7 +40,10 @@ LOST_CLOSE_S: Final = 600.0
 
 @dataclass(slots=True)
 class Looked:
-    """What came of looking: files and bytes taken, and what to look at again. `incomplete`: too many of the latter."""
+    """What came of looking: files and bytes taken, and what to look at again.
+
+    `incomplete`: too many of the latter. `left_empty`: a directory is empty and may be removed later, if it stays so.
+    """
 
     files: int = 0
     size: int = 0
@@ -48,6 +51,7 @@ class Looked:
     later: list[bytes] = field(default_factory=list)
     incomplete: bool = False
     closed_off: DasfsError | None = None
+    left_empty: bool = False
 
 
 class Intake:
@@ -116,6 +120,7 @@ class Intake:
         walk = Walk(self._top, self._ignore, self._tell_odd, closed_off, empty_before)
         for batch in walk.files(directory):
             self._take(batch, looked, frozenset())
+        looked.left_empty = looked.left_empty or walk.left_empty
 
     def _take(self, found: Sequence[Found], looked: Looked, being_written: frozenset[bytes]) -> None:
         """Take those of `found` that are complete, in the order in which they became so."""

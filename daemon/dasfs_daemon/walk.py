@@ -35,6 +35,8 @@ class Walk:
     closed_off: Callable[[bytes, OSError], None]
     # Directories that were last changed before this time (seconds since 1970) are removed if they are empty.
     empty_before: float
+    # Whether a directory was left that is empty, and too young to be removed.
+    left_empty: bool = False
 
     def files(self, start: bytes = b"") -> Iterator[list[Found]]:
         """Yield all files below `start`, a directory below the top, directory by directory.
@@ -56,7 +58,8 @@ class Walk:
         if batch:
             yield batch
         for directory in reversed(leaving):
-            remove_empty(self.top, directory, self.empty_before)
+            left = remove_empty(self.top, directory, self.empty_before)
+            self.left_empty = self.left_empty or (left is not None and _is_empty(self.top, left[0]))
 
     def _enter(self, directory: bytes, pending: list[bytes]) -> Iterator[Found]:
         """Yield the files of one directory, and push its sub-directories."""
@@ -103,6 +106,14 @@ def remove_empty(top: bytes, directory: bytes, before: float) -> tuple[bytes, fl
             return None
         directory = parent
     return None
+
+
+def _is_empty(top: bytes, directory: bytes) -> bool:
+    try:
+        with os.scandir(os.path.join(top, directory)) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
 
 
 def _changed(top: bytes, directory: bytes) -> float | None:
