@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -50,6 +51,9 @@ from tests.hosts import (
 from tests.ledger import LedgerStore, World
 from tests.simulation import Clock, Turns, simulated
 from tests.strict import StrictStore, merging_below
+
+# A machine takes a minute, and three on one that is busy otherwise.
+pytestmark = pytest.mark.timeout(400)
 
 EXAMPLES = int(os.environ.get("DASFS_MODEL_EXAMPLES", "25"))
 STEPS = int(os.environ.get("DASFS_MODEL_STEPS", "25"))
