@@ -48,6 +48,7 @@ class Fetch:
     writable: frozenset[int] = frozenset()
     file: OpenFile | None = None
     started: bool = False  # the thread is at work, or was
+    is_freed: bool = False  # its memory does not count any more
     abandoned: bool = False
     result: Fetched | None = None
     error: DasfsError | None = None

@@ -125,7 +125,7 @@ class Flights:
             if reserved:
                 self._space.release(size)
             if not fetch.started:
-                self._memory.release(fetch.size)
+                self._free(fetch)
         if not result.bad:
             self._memory.keep(fetch)
 
@@ -136,7 +136,13 @@ class Flights:
             return fetch.run(self._store)
         finally:
             with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(self._memory.release, fetch.size)
+                token.run_sync_soon(self._free, fetch)
+
+    def _free(self, fetch: Fetch) -> None:
+        """Give a GET's memory back, once: one that is given up just as its thread begins is freed by both."""
+        if not fetch.is_freed:
+            fetch.is_freed = True
+            self._memory.release(fetch.size)
 
     def _record(self, fetch: Fetch, result: Fetched) -> None:
         segment = fetch.segment

@@ -18,10 +18,9 @@ from typing import Final
 MAJOR: Final = 7
 MINOR: Final = 38
 OLDEST_MINOR: Final = 31
-# The largest read that is asked for, and with its head the largest answer: 256 pages, which is the kernel's own limit
+# The largest read that is asked for: 256 pages, which is the kernel's own limit
 # for a mount without privileges.
 MAX_PAGES: Final = 256
-MAX_READ: Final = MAX_PAGES * 4096
 # The kernel refuses one below 8 KiB (FUSE_MIN_READ_BUFFER), or without room for a write, which nobody sends.
 REQUEST_BUFFER: Final = 4096 + 8192
 
