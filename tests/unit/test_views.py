@@ -132,13 +132,6 @@ def test_plain_files_have_no_order(store: FaultyStore, tmp_path: Path) -> None:
     trio.run(main)
 
 
-@pytest.fixture(autouse=True)
-def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no mount that could be told anything."""
-    monkeypatch.setattr("pyfuse3.invalidate_inode", lambda inode: None)
-    monkeypatch.setattr("pyfuse3.invalidate_entry", lambda inode, entry: None)
-
-
 def test_a_pinned_datapoint_is_peeked_where_it_lies_now(store: FaultyStore, tmp_path: Path) -> None:
     """A pinned datapoint that was only moved is read out of the newest datarange; one written anew, where it was."""
 
