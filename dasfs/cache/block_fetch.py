@@ -2,32 +2,30 @@
 
 **Concurrency:** `Fetch.run` runs in a thread that may be left behind; what it found comes back as a value,
 so a thread that nobody waits for any more changes nothing but the file, and there it writes only bytes that
-were checked.
+were checked. While it runs, `checked` alone tells the trio thread how far its bytes may be read.
 """
 
-import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
 
 import trio
 from isal import isal_zlib
 
 from dasfs.cache.block_files import OpenFile, write_all
 from dasfs.cache.block_table import CachedSegment
+from dasfs.cache.buffers import Buffers
 from dasfs.cache.plan import BLOCK_SIZE, block_length, plan_blocks
 from dasfs.errors import Corrupt, DasfsError
 from dasfs.stores.base import Store
 
-_HUGE_PAGE: Final = 2 << 20  # where the kernel gives them, a buffer costs four page faults instead of 2,048
-
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a GET brought. `data` begins at the start of its first block."""
+    """What a GET brought, and what became of it."""
 
-    data: memoryview
     bad: Mapping[int, DasfsError]
     written: tuple[int, ...]
     failures: int  # checks that failed, also those that the second try made good
@@ -36,7 +34,11 @@ class Fetched:
 
 @dataclass(slots=True, eq=False)
 class Fetch:
-    """A GET of `blocks` that is under way. `done` is set when there is a `result` or an `error`."""
+    """A GET of `blocks` that is under way. `done` is set when there is a `result` or an `error`.
+
+    What has come is read at once, before the rest is there: `data` begins at the start of the first block, and is right
+    up to `checked`, a place in the segment, which the thread moves on.
+    """
 
     segment: CachedSegment
     blocks: range
@@ -50,9 +52,15 @@ class Fetch:
     started: bool = False  # the thread is at work, or was
     is_freed: bool = False  # its memory does not count any more
     abandoned: bool = False
+    data: memoryview | None = None
+    checked: int = 0
     result: Fetched | None = None
     error: DasfsError | None = None
     done: trio.Event = field(default_factory=trio.Event)
+    _arrivals: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    _awaited: int = 0  # how many wait in `_arrivals`
+    _seen: int = 0  # blocks that have come
+    _suspects: list[int] = field(default_factory=list)
 
     @property
     def start(self) -> int:
@@ -62,24 +70,65 @@ class Fetch:
     def size(self) -> int:
         return min(self.blocks.stop * BLOCK_SIZE, self.segment.length) - self.start
 
-    def run(self, store: Store) -> Fetched:
+    def has(self, block: int) -> bool:
+        """Whether a block can be read from `data`."""
+        return min((block + 1) * BLOCK_SIZE, self.segment.length) <= self.checked
+
+    async def wait_for(self, block: int) -> None:
+        """Return once a block can be read, or the GET has ended.
+
+        The last block has to be in the file, too: what one reads as a whole is kept then, whatever comes next.
+        """
+        if block == self.blocks[-1]:
+            await self.done.wait()
+            return
+        self._awaited += 1  # before the look at `checked`: whoever moves that on looks here afterwards
+        try:
+            while not self.done.is_set() and not self.has(block):
+                await self._arrivals.park()
+        finally:
+            self._awaited -= 1
+
+    def wake(self) -> None:
+        """Let all that wait for a block look again."""
+        self._arrivals.unpark_all()
+
+    def run(self, store: Store, buffers: Buffers, wake: Callable[[], None]) -> Fetched:
         """Do it. Blocks. Raises what the store raises.
 
-        A block that is wrong twice does not spoil its neighbours.
+        A block that is wrong twice does not spoil its neighbours. `wake` is called when blocks have come while somebody
+        waits for one.
         """
-        data = _buffer(self.size)
-        try:
-            store.read_into(self.tar_key, self.offset + self.start, data)
-            suspects = [block for block in self.blocks if not self._is_right(block, data)]
-        except Corrupt:
-            suspects = list(self.blocks)  # the object is too short: some blocks may be whole
+        data = self.data = buffers.take(self.size)
+        # An object that is too short may have some blocks that are whole.
+        with suppress(Corrupt):
+            store.read_arriving(self.tar_key, self.offset + self.start, data, partial(self.arrive, data, wake))
+        suspects = self._suspects + list(self.blocks[self._seen :])
         bad: dict[int, DasfsError] = {}
         for block in suspects:
             problem = self._fetch_again(store, block, data)
             if problem is not None:
                 bad[block] = problem
+        if not bad:
+            self.checked = self.start + self.size
         written, file_problem = self._write(data, bad)
-        return Fetched(data, bad, written, len(suspects), file_problem)
+        return Fetched(bad, written, len(suspects), file_problem)
+
+    def arrive(self, data: memoryview, wake: Callable[[], None], size: int) -> None:
+        """Check the blocks that are whole now that `size` bytes have come."""
+        before = self.checked
+        while self._seen < len(self.blocks):
+            block = self.blocks[self._seen]
+            end = block * BLOCK_SIZE + block_length(block, self.segment.length)
+            if end - self.start > size:
+                break
+            self._seen += 1
+            if not self._is_right(block, data):
+                self._suspects.append(block)
+            elif not self._suspects:
+                self.checked = end
+        if self.checked != before and self._awaited:
+            wake()
 
     def piece(self, block: int, data: memoryview) -> memoryview:
         """Return the bytes of one block."""
@@ -117,11 +166,3 @@ class Fetch:
         except OSError as error:
             return tuple(written), error.with_traceback(None)  # which would keep the file open
         return tuple(written), None
-
-
-def _buffer(size: int) -> memoryview:
-    """Return a buffer whose pages come when they are written to: clearing 8 MiB first would hold up other threads."""
-    pages = mmap.mmap(-1, size)
-    if size >= _HUGE_PAGE:
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(pages)

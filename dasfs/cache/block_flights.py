@@ -17,6 +17,7 @@ from dasfs.cache.block_local import LocalBlocks
 from dasfs.cache.block_memory import BlockMemory
 from dasfs.cache.block_space import Space
 from dasfs.cache.block_table import ABSENT, BlockTable, CachedSegment, stored_size
+from dasfs.cache.buffers import Buffers
 from dasfs.cache.plan import plan_blocks
 from dasfs.errors import DasfsError, DeadlineExceeded, NoSpace, StoreUnavailable
 from dasfs.stores.base import Store
@@ -43,6 +44,7 @@ class Flights:
         local: LocalBlocks,
         space: Space,
         memory: BlockMemory,
+        buffers: Buffers,
         *,
         connections: int,
         timeout_s: float,
@@ -56,6 +58,7 @@ class Flights:
         self._local = local
         self._space = space
         self._memory = memory
+        self._buffers = buffers
         self._timeout_s = timeout_s
         self._readers = trio.CapacityLimiter(connections)
         self._prefetchers = trio.CapacityLimiter(max(1, connections // 2))
@@ -101,12 +104,13 @@ class Flights:
             for block in fetch.blocks:
                 del fetch.segment.in_flight[block]
             fetch.done.set()
+            fetch.wake()
 
     async def _get(self, fetch: Fetch, prefetch: bool) -> None:
         segment = fetch.segment
         size = sum(stored_size(block, segment.length) for block in fetch.blocks)
         await self._memory.acquire(fetch.size)
-        reserved = False
+        reserved = kept = False
         try:
             reserved = await self._space.reserve(size)
             if reserved:
@@ -116,24 +120,33 @@ class Flights:
                 raise NoSpace("the block cache has no room to prefetch")
             fetch.generation = segment.generation
             self.fetches += 1
+            self._memory.show(fetch)
             limiter = self._prefetchers if prefetch else self._readers
             token = trio.lowlevel.current_trio_token()
             result = await trio.to_thread.run_sync(self._run, fetch, token, abandon_on_cancel=True, limiter=limiter)
             self._record(fetch, result)
             fetch.result = result
+            kept = not result.bad and fetch.generation == segment.generation
         finally:
+            if not kept:
+                self._memory.hide(fetch)
             if reserved:
                 self._space.release(size)
             if not fetch.started:
                 self._free(fetch)
-        if not result.bad:
+        if kept:
             self._memory.keep(fetch)
 
     def _run(self, fetch: Fetch, token: trio.lowlevel.TrioToken) -> Fetched:
         """Do a GET in a thread. Also when nobody waits for it any more, its memory counts until it ends."""
         fetch.started = True
+
+        def wake() -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(fetch.wake)
+
         try:
-            return fetch.run(self._store)
+            return fetch.run(self._store, self._buffers, wake)
         finally:
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(self._free, fetch)

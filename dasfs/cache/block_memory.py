@@ -51,21 +51,31 @@ class BlockMemory(ByteBudget):
         await super().acquire(size)
         self._make_room()
 
+    def show(self, fetch: Fetch) -> None:
+        """Let what a GET brings be read from memory as it comes. `keep` or `hide` it at its end."""
+        if self._keeps:
+            fetch.segment.recent.update(dict.fromkeys(fetch.blocks, fetch))
+
+    def hide(self, fetch: Fetch) -> None:
+        """Let a GET be read from memory no more."""
+        recent = fetch.segment.recent
+        for block in fetch.blocks:
+            if recent.get(block) is fetch:
+                del recent[block]
+
     def keep(self, fetch: Fetch) -> None:
         """Let what a finished GET brought be read from memory, for as long as there is room."""
-        if not self._keeps:
-            return
-        self._recent.append(fetch)
-        self.kept += fetch.size
-        fetch.segment.recent.update(dict.fromkeys(fetch.blocks, fetch))
-        self._make_room()
+        if self._keeps:
+            self._recent.append(fetch)
+            self.kept += fetch.size
+            self._make_room()
 
     def find(self, segment: CachedSegment, start: int, end: int) -> memoryview | None:
         """Return the bytes `[start, end)` of a segment if one GET brought them lately. Costs 0.3 µs."""
         fetch = segment.recent.get(start // BLOCK_SIZE)
-        if fetch is None or fetch.result is None or end > fetch.start + fetch.size:
+        if fetch is None or end > fetch.checked or fetch.data is None:
             return None
-        return fetch.result.data[start - fetch.start : end - fetch.start]
+        return fetch.data[start - fetch.start : end - fetch.start]
 
     def forget(self, segment: CachedSegment) -> None:
         """Read a segment's blocks from its file again: it is not what it was thought to be."""
@@ -75,7 +85,4 @@ class BlockMemory(ByteBudget):
         while self._recent and self.used + self.kept > self.limit:
             fetch = self._recent.popleft()
             self.kept -= fetch.size
-            recent = fetch.segment.recent
-            for block in fetch.blocks:
-                if recent.get(block) is fetch:
-                    del recent[block]
+            self.hide(fetch)

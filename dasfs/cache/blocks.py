@@ -33,6 +33,7 @@ from dasfs.cache.block_memory import BlockMemory, ByteBudget
 from dasfs.cache.block_space import Space
 from dasfs.cache.block_storage import BlockStorage
 from dasfs.cache.block_table import ABSENT, PRESENT, VERIFIED, CachedSegment
+from dasfs.cache.buffers import Buffers
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.plan import BLOCK_SIZE, block_length, block_span, even_share, plan_blocks
 from dasfs.errors import DasfsError, DeadlineExceeded, InvalidInput, NoSpace
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 # Bytes that nobody changes any more.
 Data = bytes | memoryview
+_SPARE_BUFFERS: Final = 2
 # A read fetches so much at once: buffers are bounded also when somebody asks for gigabytes.
 _WAVE_BLOCKS: Final = 32 * MIB // BLOCK_SIZE
 # Times of use are worth less than blocks: they are saved every twelfth time.
@@ -110,7 +112,9 @@ class BlockCache:
         self._options = options
         self._space = Space(storage.table, storage.files, options.capacity, recovering=not storage.clean)
         self._local = LocalBlocks(storage.table, storage.files, self._space, always=options.check_always)
-        self._memory = BlockMemory(options.memory, keep=options.keep_recent)
+        spare = _SPARE_BUFFERS if options.memory >= 4 * _SPARE_BUFFERS * options.max_get_size else 0
+        buffers = Buffers(options.max_get_size, spare=spare)
+        self._memory = BlockMemory(options.memory - spare * options.max_get_size, keep=options.keep_recent)
         self._flights = Flights(
             nursery,
             store,
@@ -118,6 +122,7 @@ class BlockCache:
             self._local,
             self._space,
             self._memory,
+            buffers,
             connections=options.connections,
             timeout_s=options.get_timeout_s,
             max_blocks=max(1, options.max_get_size // BLOCK_SIZE),
@@ -266,14 +271,15 @@ class BlockCache:
         failed: list[int] = []
         for joined in self._flights.cover(window.segment, blocks):
             fetch = joined.fetch
-            with trio.move_on_at(deadline):
-                await fetch.done.wait()
-            if not fetch.done.is_set():
-                raise DeadlineExceeded(f"{fetch.tar_key} was not read within the deadline")
             mine = [block for block in blocks if block in fetch.blocks]
-            if fetch.error is not None and again and not joined.own:
-                failed += mine
-                continue
+            with trio.move_on_at(deadline):
+                await fetch.wait_for(mine[-1])
+            if not fetch.has(mine[-1]):
+                if not fetch.done.is_set():
+                    raise DeadlineExceeded(f"{fetch.tar_key} was not read within the deadline")
+                if fetch.error is not None and again and not joined.own:
+                    failed += mine
+                    continue
             for block in mine:
                 window.copy_from(fetch, block)
         if failed:
@@ -325,14 +331,15 @@ class _Window:
         return max(self.start, block_start), end
 
     def copy_from(self, fetch: Fetch, block: int) -> None:
-        """Copy what a finished GET brought; raise its error, or what is wrong with this block."""
-        error = fetch.error if fetch.result is None else fetch.result.bad.get(block)
-        if error is not None:
-            # A new one: several tasks raise it, and each adds its own traceback.
-            raise copy.copy(error) from error
-        if fetch.result is not None:
-            start, end = self.overlap(block)
-            self.out[start - self.start : end - self.start] = fetch.result.data[start - fetch.start : end - fetch.start]
+        """Copy a block that a GET brought; raise its error, or what is wrong with this block."""
+        if not fetch.has(block):
+            error = fetch.error if fetch.result is None else fetch.result.bad.get(block)
+            if error is not None:
+                # A new one: several tasks raise it, and each adds its own traceback.
+                raise copy.copy(error) from error
+        assert fetch.data is not None
+        start, end = self.overlap(block)
+        self.out[start - self.start : end - self.start] = fetch.data[start - fetch.start : end - fetch.start]
 
 
 @asynccontextmanager

@@ -13,8 +13,9 @@ from typing import Final
 from dasfs.formats.manifest import CHECKSUM_BLOCK_SIZE
 
 BLOCK_SIZE: Final = CHECKSUM_BLOCK_SIZE
-# Eight GETs carry three times what one does. Below 1 MiB a GET is mostly round trip.
-_SHARES: Final = 8
+# Eight GETs carry three times what one does, and a reader in order has two stretches in flight. Below 1 MiB a GET is
+# mostly round trip.
+_SHARES: Final = 4
 _MIN_SHARE: Final = (1 << 20) // BLOCK_SIZE
 
 

@@ -6,6 +6,7 @@ running requests end, then cancel them; SIGUSR1 writes the stack of every thread
 """
 
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -145,6 +146,8 @@ async def _announce(mountpoint: str, ready: Callable[[], None], notifier: Notifi
     """Say that the mount is ready once it answers a stat, which must come from another thread; and that it still is."""
     await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     await trio.to_thread.run_sync(raise_read_ahead, mountpoint, abandon_on_cancel=True)
+    # What is there now stays: looking for garbage in it held all readers up for 50 ms, now and then.
+    gc.freeze()
     ready()
     notifier.ready()
     # A thread of its own: others may all be waiting for the store.

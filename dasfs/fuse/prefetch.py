@@ -19,10 +19,13 @@ from typing import Final
 MIB: Final = 1 << 20
 # The first window is what one round trip of 20 ms carries on a quick link; the largest keeps eight GETs of 8
 # MiB busy.
-FIRST_WINDOW: Final = 2 * MIB
+FIRST_WINDOW: Final = 4 * MIB
 MAX_WINDOW: Final = 64 * MIB
-# A window that grows like this is the largest after two more, one that doubles after five.
-GROWTH: Final = 8
+# What is fetched next comes while the rest of the window is read. Were it much more than that, the reader would wait
+# for all of it: 0.3 s for the largest window of one that grew by 8.
+GROWTH: Final = 2
+# The largest window moves on by multiples of this, so that its GETs all have the largest size.
+STEP: Final = 8 * MIB
 # How far from where it should be a read may start and still be the same reader: several processes that share
 # the files of one list between them overtake each other by some files. Twice this, times the streams, should
 # be small beside a dataset.
@@ -46,10 +49,11 @@ class Stream:
     ahead: int
     trust: int = 0
     window: int = 0
+    refill: int = 0  # no more than this is left of the window when it is filled again
 
 
 def next_window(window: int) -> int:
-    """Return the window after `window` was used up by half."""
+    """Return the window that follows `window`."""
     return min(max(window * GROWTH, FIRST_WINDOW), MAX_WINDOW)
 
 
@@ -100,14 +104,20 @@ class ReadAhead:
     def _advance(self, stream: Stream, end: int, last: int) -> tuple[int, int] | None:
         """Move a stream on to `end`; return what its window should have then, up to `last` while it is not trusted."""
         stream.position = max(stream.position, end)
-        if stream.ahead - stream.position > stream.window // 2:
+        if stream.ahead - stream.position > stream.refill:
             return None
         limit = stream.position + MAX_WINDOW if stream.trust >= TRUST else last
         first = max(stream.ahead, end)
         if first >= limit:
             return None
         stream.window = next_window(stream.window)
-        stream.ahead = max(stream.ahead, min(stream.position + stream.window, limit))
+        if stream.window < MAX_WINDOW:
+            stream.refill = stream.window * 3 // 4
+            ahead = min(stream.position + stream.window, limit)
+        else:
+            stream.refill = MAX_WINDOW // 2
+            ahead = min((stream.position + MAX_WINDOW) // STEP * STEP, limit)
+        stream.ahead = max(stream.ahead, ahead)
         return (first, stream.ahead) if first < stream.ahead else None
 
     def _find(self, start: int) -> Stream | None:

@@ -9,7 +9,7 @@ deadline of the last progress). Only `DasfsError`s leave a store.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -95,6 +95,11 @@ class Store(ABC):
         Raises `NotFound`, `Corrupt` when the object ends before the buffer is full, `ObjectChanged` when `etag` is
         given and is not the object's. On any error the content of the buffer is undefined.
         """
+
+    def read_arriving(self, key: str, offset: int, buffer: memoryview, arrived: Callable[[int], None]) -> None:
+        """Do what `read_into` does, and tell `arrived` now and then how much of `buffer` is filled from its start."""
+        self.read_into(key, offset, buffer)
+        arrived(buffer.nbytes)
 
     @abstractmethod
     def get(self, key: str, *, max_size: int = MAX_WHOLE_OBJECT) -> bytes:

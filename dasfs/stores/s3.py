@@ -9,7 +9,7 @@ call at once.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -19,7 +19,7 @@ from dasfs.errors import Conflict, NotFound
 from dasfs.stores.base import MAX_WHOLE_OBJECT, CopyPiece, ObjectInfo, Store, StoreOptions
 from dasfs.stores.keys import check_directory_prefix
 from dasfs.stores.retry import GarbledAnswer, RetryPolicy
-from dasfs.stores.s3_bucket import Answer, Bucket, Data, clean_etag
+from dasfs.stores.s3_bucket import Bucket, Data, clean_etag
 from dasfs.stores.s3_errors import from_code, if_absent
 from dasfs.stores.s3_multipart import (
     FIRST_PART_SIZE,
@@ -29,6 +29,7 @@ from dasfs.stores.s3_multipart import (
     split_pieces,
     split_stream,
 )
+from dasfs.stores.s3_ranges import Answer
 from dasfs.stores.s3_read import RangeRead, read_whole
 from dasfs.stores.urls import StoreUrl
 
@@ -71,6 +72,10 @@ class S3Store(Store):
     def read_into(self, key: str, offset: int, buffer: memoryview, *, etag: str | None = None) -> None:
         if buffer.nbytes:
             RangeRead(self._bucket, key, offset, buffer.cast("B"), etag).run()
+
+    def read_arriving(self, key: str, offset: int, buffer: memoryview, arrived: Callable[[int], None]) -> None:
+        if buffer.nbytes:
+            RangeRead(self._bucket, key, offset, buffer.cast("B"), None, arrived).run()
 
     def get(self, key: str, *, max_size: int = MAX_WHOLE_OBJECT) -> bytes:
         return read_whole(self._bucket, key, max_size)

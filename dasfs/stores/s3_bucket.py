@@ -24,11 +24,11 @@ from dasfs.metrics import Outcome, RequestCounts
 from dasfs.stores.base import StoreOptions
 from dasfs.stores.keys import MAX_KEY_LENGTH, check_key, check_prefix
 from dasfs.stores.retry import GarbledAnswer, RetryPolicy
-from dasfs.stores.s3_errors import map_errors, without_password
+from dasfs.stores.s3_errors import map_errors, without_secrets
+from dasfs.stores.s3_ranges import Answer, RangeGets
 from dasfs.stores.urls import StoreUrl
 
 Data = bytes | bytearray | memoryview
-Answer = Mapping[str, Any]
 
 _PLAIN_MD5: Final = re.compile(r"[0-9a-f]{32}")
 # What is sent at once: a GB costs 0.2 s of CPU, and 0.7 in pieces of 16 KiB.
@@ -85,6 +85,7 @@ class Bucket:
         with map_errors(self.url):
             self.client = _make_client(options, self.policy)
         self.client.meta.events.register("response-received.s3", self._count)
+        self.ranges = RangeGets(self.client, self.name, self._count)
 
     def full_key(self, key: str) -> str:
         """Return the key in the bucket of the store's `key`. Raises `InvalidInput`."""
@@ -223,7 +224,7 @@ def _make_client(options: StoreOptions, policy: RetryPolicy) -> Any:
         raise
     except ValueError as error:  # botocore's way to refuse an endpoint
         raise InvalidInput(
-            f"the endpoint of the store can't be used: {without_password(str(error))}", hint="check AWS_ENDPOINT_URL"
+            f"the endpoint of the store can't be used: {without_secrets(str(error))}", hint="check AWS_ENDPOINT_URL"
         ) from error
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
     return client

@@ -28,6 +28,7 @@ from dasfs.stores.retry import GarbledAnswer, Overloaded
 _KEYS_HINT: Final = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_PROFILE"
 _REGION_HINT: Final = "set AWS_DEFAULT_REGION to the bucket's region"
 _USER_OF_URL: Final = re.compile(r"://[^/@\s]+@")
+_SIGNATURE_OF_URL: Final = re.compile(r"\?[^\s\"')]*X-Amz-[^\s\"')]*")
 _NETWORK_HINT: Final = "check the network and the endpoint"
 _FULL_HINT: Final = "raise the quota, or delete something and run 'dasfs collect'"
 _CLOCK_HINT: Final = "set this machine's clock"
@@ -102,7 +103,7 @@ def map_errors(what: str) -> Iterator[None]:
     except (urllib3_errors.TimeoutError, TimeoutError) as error:
         raise DeadlineExceeded(f"{what}: the store stopped answering") from error
     except (urllib3_errors.HTTPError, OSError) as error:
-        raise StoreUnavailable(f"{what}: the connection was cut ({error})") from error
+        raise StoreUnavailable(f"{what}: the connection was cut ({without_secrets(str(error))})") from error
 
 
 def from_client_error(what: str, error: botocore_errors.ClientError) -> DasfsError:
@@ -165,7 +166,7 @@ def parse_retry_after(text: str) -> float:
 
 
 def _from_botocore(what: str, error: botocore_errors.BotoCoreError) -> DasfsError:
-    said = without_password(str(error))
+    said = without_secrets(str(error))
     match error:
         case botocore_errors.NoCredentialsError() | botocore_errors.PartialCredentialsError():
             return AccessDenied(f"{what}: no keys were found", hint=_KEYS_HINT)
@@ -191,9 +192,9 @@ def _from_botocore(what: str, error: botocore_errors.BotoCoreError) -> DasfsErro
 
 def _host(error: botocore_errors.BotoCoreError) -> str:
     """Return where a request went, without its path and query."""
-    return without_password("/".join(str(error.kwargs.get("endpoint_url")).split("/", 3)[:3]))
+    return without_secrets("/".join(str(error.kwargs.get("endpoint_url")).split("/", 3)[:3]))
 
 
-def without_password(text: str) -> str:
-    """Return a message without the `user:password@` of the URLs in it: it goes to logs and to `dasfs status`."""
-    return _USER_OF_URL.sub("://", text)
+def without_secrets(text: str) -> str:
+    """Return a message without passwords and signatures of the URLs in it: it goes to logs and to `dasfs status`."""
+    return _SIGNATURE_OF_URL.sub("", _USER_OF_URL.sub("://", text))

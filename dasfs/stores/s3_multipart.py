@@ -17,7 +17,8 @@ from typing import Any, Final, Self
 from dasfs.errors import Conflict, Corrupt, DasfsError, InvalidInput
 from dasfs.stores.base import MIB, CopyPiece, ObjectInfo
 from dasfs.stores.retry import GarbledAnswer
-from dasfs.stores.s3_bucket import Answer, Bucket, Data, clean_etag, md5
+from dasfs.stores.s3_bucket import Bucket, Data, clean_etag, md5
+from dasfs.stores.s3_ranges import Answer
 from dasfs.stores.s3_read import RangeRead
 
 log = logging.getLogger(__name__)

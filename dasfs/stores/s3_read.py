@@ -8,13 +8,14 @@ import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from dasfs.errors import Corrupt, DeadlineExceeded, ObjectChanged, StoreUnavailable
 from dasfs.stores.retry import GarbledAnswer
-from dasfs.stores.s3_bucket import Answer, Bucket, check_etag, clean_etag, is_content_md5
+from dasfs.stores.s3_bucket import Bucket, check_etag, clean_etag, is_content_md5
 from dasfs.stores.s3_errors import if_match, map_errors
+from dasfs.stores.s3_ranges import Answer
 
 # One recv returns less than this on any network; a larger window only costs memory.
 _WINDOW: Final = 256 << 10
@@ -22,15 +23,27 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class RangeRead:
-    """One read of `[offset, offset + len(buffer))` of an object, in as many requests as it takes."""
+    """One read of `[offset, offset + len(buffer))` of an object, in as many requests as it takes.
 
-    def __init__(self, bucket: Bucket, key: str, offset: int, buffer: memoryview, etag: str | None) -> None:
+    `arrived` is told how much of `buffer` is filled, again and again.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        key: str,
+        offset: int,
+        buffer: memoryview,
+        etag: str | None,
+        arrived: Callable[[int], None] | None = None,
+    ) -> None:
         self._bucket = bucket
         self._what = bucket.describe(key)
         self._full_key = bucket.full_key(key)
         self._offset = offset
         self._buffer = buffer
         self._etag = etag
+        self._arrived = arrived
         self._filled = 0
 
     def run(self) -> None:
@@ -41,21 +54,19 @@ class RangeRead:
 
     def _attempt(self, deadline: float) -> None:
         start, end = self._offset + self._filled, self._offset + len(self._buffer)
-        condition = {"IfMatch": f'"{self._etag}"'} if self._etag is not None else {}
-        with map_errors(self._what):
-            answer: Answer = self._bucket.client.get_object(
-                Bucket=self._bucket.name, Key=self._full_key, Range=f"bytes={start}-{end - 1}", **condition
-            )
-            with contextlib.closing(answer["Body"]):
-                check_range(answer, start, end, self._what)
-                etag = clean_etag(answer, self._what)
-                if self._etag not in (None, etag):  # some gateways ignore If-Match
-                    raise ObjectChanged(f"{self._what}: is not the object that it was: another ETag")
-                self._etag = etag
-                for data in read_body(answer, deadline, self._what):
-                    stop = self._filled + len(data)
-                    self._buffer[self._filled : stop] = data
-                    self._filled = stop
+        ranges = self._bucket.ranges
+        with map_errors(self._what), ranges.get(self._full_key, start, end, self._etag) as (answer, raw):
+            check_range(answer, start, end, self._what)
+            etag = clean_etag(answer, self._what)
+            if self._etag not in (None, etag):  # some gateways ignore If-Match
+                raise ObjectChanged(f"{self._what}: is not the object that it was: another ETag")
+            self._etag = etag
+            for data in read_body(raw, end - start, deadline, self._what):
+                stop = self._filled + len(data)
+                self._buffer[self._filled : stop] = data
+                self._filled = stop
+                if self._arrived is not None:
+                    self._arrived(stop)
 
 
 def read_whole(bucket: Bucket, key: str, max_size: int) -> bytes:
@@ -70,7 +81,9 @@ def read_whole(bucket: Bucket, key: str, max_size: int) -> bytes:
                 etag = clean_etag(answer, what)
                 if _length(answer, what) > max_size:
                     raise Corrupt(f"{what}: has {answer['ContentLength']} bytes; at most {max_size} were expected")
-                data = b"".join(read_body(answer, deadline, what))
+                # StreamingBody has no read1.
+                raw = answer["Body"]._raw_stream  # noqa: SLF001
+                data = b"".join(read_body(raw, _length(answer, what), deadline, what))
         if is_content_md5(answer, etag):
             check_etag(answer, hashlib.md5(data, usedforsecurity=False).hexdigest(), what)
         return data
@@ -94,15 +107,13 @@ def check_range(answer: Answer, start: int, end: int, what: str) -> None:
         raise GarbledAnswer(f"{what}: the answer is another range than {start}-{end - 1}")
 
 
-def read_body(answer: Answer, deadline: float, what: str) -> Iterator[bytes]:
-    """Yield the body of `answer` as it arrives: exactly as many bytes as the answer's head says.
+def read_body(raw: Any, length: int, deadline: float, what: str) -> Iterator[bytes]:
+    """Yield the `length` bytes of a body as they arrive in `raw`, urllib3's response.
 
     Raises `StoreUnavailable` when it is cut off, `DeadlineExceeded` when it trickles past `deadline`.
     """
-    # StreamingBody has no read1. Its read waits until all is there, so that a store that sends a byte a
-    # second would never meet a timeout.
-    raw: Any = answer["Body"]._raw_stream  # noqa: SLF001
-    left = _length(answer, what)
+    # A `read` waits until all is there, so that a store that sends a byte a second would never meet a timeout.
+    left = length
     while left:
         if time.monotonic() > deadline:
             raise DeadlineExceeded(f"{what}: the answer came too slowly")

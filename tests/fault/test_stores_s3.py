@@ -22,9 +22,11 @@ from dasfs.errors import (
     ObjectChanged,
     StoreUnavailable,
 )
+from dasfs.metrics import Outcome
 from dasfs.stores import Store, StoreOptions, open_store
 from tests.ceph import Ceph, free_port
 from tests.lying_server import HTML, Answer, LyingServer, error, lying_server, ranged
+from tests.mounts import wait_until
 
 # Three attempts of half a second fit.
 DEADLINE_S = 1.5
@@ -484,3 +486,27 @@ def test_completion_of_the_wrong_size(liar: Store, server: LyingServer) -> None:
     ]
     with pytest.raises(Corrupt, match="made 5 bytes"):
         liar.put_stream("a", [bytes(16 << 20)])
+
+
+def test_no_signature_is_told(server: LyingServer) -> None:
+    """A read is signed in its URL; what is said of a failure, here of TLS, shows no more than the place."""
+    endpoint = server.endpoint_url.replace("http:", "https:")
+    with open_store("s3://bucket/p", StoreOptions(endpoint_url=endpoint, deadline_s=DEADLINE_S)) as store:
+        with pytest.raises(StoreUnavailable, match="can't connect") as raised:
+            read(store)
+        assert "X-Amz" not in str(raised.value)
+
+
+def test_a_refused_url_is_not_used_again(liar: Store, server: LyingServer) -> None:
+    """Reads share what signs them; after a refusal it is made anew: the keys may be others by then."""
+    answer = ranged(b"0123456789", 0, 100)
+    server.answers = [answer, answer, error(403, "ExpiredToken"), answer]
+    assert read(liar) == read(liar) == b"0123456789"
+    before = int(time.time())
+    wait_until(lambda: int(time.time()) > before)  # a signature is of a second
+    with pytest.raises(AccessDenied, match="has expired"):
+        read(liar)
+    assert read(liar) == b"0123456789"
+    first, second, refused, anew = server.requests
+    assert first == second == refused != anew
+    assert liar.requests.all() == {Outcome("GetObject", "206"): 3, Outcome("GetObject", "403"): 1}
