@@ -22,6 +22,8 @@ Answer = Mapping[str, Any]
 _USE_S: Final = 300.0
 _VALID_S: Final = 3600
 _MAX_URLS: Final = 4096
+# How a store says that a bucket is in another region. boto3 finds it, so from then on it is asked.
+_ELSEWHERE: Final = frozenset({301, 302, 307, 308, 400})
 _ERROR_SIZE: Final = 1 << 20  # no error of S3 is that long
 
 
@@ -39,6 +41,7 @@ class RangeGets:
         self._session: Any = client._endpoint.http_session  # noqa: SLF001
         self._parser: Any = create_parser("rest-xml")
         self._urls: dict[str, tuple[str, float]] = {}
+        self._is_elsewhere = False
 
     @contextmanager
     def get(self, full_key: str, start: int, end: int, etag: str | None) -> Iterator[tuple[Answer, Any]]:
@@ -46,24 +49,39 @@ class RangeGets:
 
         Raises `ClientError` for an error answer, and what botocore raises where there is none.
         """
-        headers: Any = HeadersDict()  # which is what a request has, whatever its stubs say
-        headers["Range"] = f"bytes={start}-{end - 1}"
-        headers["User-Agent"] = self._client.meta.config.user_agent
-        if etag is not None:
-            headers["If-Match"] = f'"{etag}"'
-        request = AWSPreparedRequest("GET", self._url(full_key), headers, None, stream_output=True)
-        response = None
-        try:
-            response = self._session.send(request)
-        finally:
-            head = None if response is None else {"status_code": response.status_code, "headers": response.headers}
-            self._count("response-received.s3.GetObject", head)
-        with closing(response.raw) as raw:
-            if response.status_code >= 300:
+        if not self._is_elsewhere:
+            headers: Any = HeadersDict()  # which is what a request has, whatever its stubs say
+            headers["Range"] = f"bytes={start}-{end - 1}"
+            headers["User-Agent"] = self._client.meta.config.user_agent
+            if etag is not None:
+                headers["If-Match"] = f'"{etag}"'
+            response = self._send(full_key, headers)
+            with closing(response.raw) as raw:
+                if response.status_code < 300:
+                    yield _head(response), raw
+                    raw.release_conn()
+                    return
                 self._urls.pop(full_key, None)
-                raise self._error(response)
-            yield _head(response), raw
-            raw.release_conn()
+                if response.status_code not in _ELSEWHERE:
+                    raise self._error(response)
+        condition = {} if etag is None else {"IfMatch": f'"{etag}"'}
+        answer = self._client.get_object(
+            Bucket=self._bucket, Key=full_key, Range=f"bytes={start}-{end - 1}", **condition
+        )
+        self._is_elsewhere = True
+        with closing(answer["Body"]) as body:
+            yield answer, body._raw_stream  # noqa: SLF001
+
+    def _send(self, full_key: str, headers: Any) -> AWSResponse:
+        """Return the answer to a GET; its body is still to be read."""
+        request = AWSPreparedRequest("GET", self._url(full_key), headers, None, stream_output=True)
+        head = None
+        try:
+            response: AWSResponse = self._session.send(request)
+            head = {"status_code": response.status_code, "headers": response.headers}
+        finally:
+            self._count("response-received.s3.GetObject", head)
+        return response
 
     def _url(self, full_key: str) -> str:
         now = time.monotonic()

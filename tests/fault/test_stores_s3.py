@@ -510,3 +510,11 @@ def test_a_refused_url_is_not_used_again(liar: Store, server: LyingServer) -> No
     first, second, refused, anew = server.requests
     assert first == second == refused != anew
     assert liar.requests.all() == {Outcome("GetObject", "206"): 3, Outcome("GetObject", "403"): 1}
+
+
+def test_a_bucket_in_another_region(liar: Store, server: LyingServer) -> None:
+    """A store that leads elsewhere is asked through boto3 from then on, which follows; so is one that refuses the address."""
+    answer = ranged(b"0123456789", 0, 100)
+    server.answers = [error(400, "AuthorizationQueryParametersError"), answer, answer]
+    assert read(liar) == read(liar) == b"0123456789"
+    assert ["Authorization" in headers for headers in server.request_headers] == [False, True, True]
