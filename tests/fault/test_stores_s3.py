@@ -513,7 +513,7 @@ def test_a_refused_url_is_not_used_again(liar: Store, server: LyingServer) -> No
 
 
 def test_a_bucket_in_another_region(liar: Store, server: LyingServer) -> None:
-    """A store that leads elsewhere is asked through boto3 from then on, which follows; so is one that refuses the address."""
+    """A store that leads elsewhere is asked through boto3 from then on, which follows."""
     answer = ranged(b"0123456789", 0, 100)
     server.answers = [error(400, "AuthorizationQueryParametersError"), answer, answer]
     assert read(liar) == read(liar) == b"0123456789"
