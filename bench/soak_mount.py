@@ -52,7 +52,8 @@ STEP: Final = 128 << 10
 NEW_FILES: Final = 50
 WRITE_EVERY_S: Final = 5.0
 AGGREGATE_EVERY: Final = 6  # writings
-POLICY: Final = AggregationPolicy(target_size=64 << 20, max_sources=20)
+# Neighbours between two of the large files are 47 MiB: more than one result, or nothing is joined.
+POLICY: Final = AggregationPolicy(target_size=32 << 20, max_sources=20)
 # The mount asks for what is new each second, so that nobody needs what was removed a minute ago.
 GRACE: Final = Grace(timedelta(minutes=1), timedelta(minutes=10), timedelta(minutes=2))
 KILL_EVERY_S: Final = 7.0
