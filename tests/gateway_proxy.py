@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        trouble = self.proxy.choose(self.command, self.path)
+        trouble = self.proxy.choose(self.command, self._asked)
         if trouble is not None:
             self.proxy.troubles[trouble] += 1
         if trouble is Trouble.HANG:
@@ -179,6 +179,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_read(self, status: int) -> bool:
         return self.command == "GET" and status in (200, 206)
 
+    @property
+    def _asked(self) -> str:
+        """The path, with a query that asks for something; the one of a presigned GET only signs it."""
+        path, _, query = self.path.partition("?")
+        return path if not query or "X-Amz-Signature" in query else self.path
+
     def _spoil(self, data: bytes, status: int, trouble: Trouble) -> bytes:
         if not data or (trouble is not Trouble.CUT and not self._is_read(status)):
             return data
@@ -188,9 +194,9 @@ class _Handler(BaseHTTPRequestHandler):
         if trouble is Trouble.LONG:
             return data + data[: place + 1]
         # A listing has no checksum: what is damaged there TCP and TLS have to find.
-        if trouble is Trouble.DAMAGE and "?" not in self.path:
+        if trouble is Trouble.DAMAGE and "?" not in self._asked:
             return data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
-        if trouble is Trouble.OTHER_BYTES and "?" not in self.path:
+        if trouble is Trouble.OTHER_BYTES and "?" not in self._asked:
             return bytes(len(data))
         return data
 
@@ -218,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _note(self, status: int, sent: int, received: int) -> None:
-        parts = urlsplit(self.path)
+        parts = urlsplit(self._asked)
         asked = self.headers.get("Range", "").removeprefix("bytes=").split("-")
         span = (int(asked[0]), int(asked[1]) + 1) if len(asked) == 2 else None
         _, _, key = unquote(parts.path).removeprefix("/").partition("/")

@@ -49,6 +49,7 @@ class Fetch:
     # The blocks that may be written to the file, and the file.
     writable: frozenset[int] = frozenset()
     file: OpenFile | None = None
+    is_wanted: bool = False  # a reader waits for it: also one that can't be kept is worth it then
     started: bool = False  # the thread is at work, or was
     is_freed: bool = False  # its memory does not count any more
     abandoned: bool = False

@@ -66,6 +66,8 @@ class Flights:
     def cover(self, segment: CachedSegment, blocks: Sequence[int]) -> list[Joined]:
         """Return the GETs that bring `blocks` (ascending); begin those that nobody began."""
         known = dict.fromkeys(segment.in_flight[block] for block in blocks if block in segment.in_flight)
+        for fetch in known:
+            fetch.is_wanted = True
         joined = [Joined(fetch, own=False) for fetch in known]
         return joined + [Joined(fetch, own=True) for fetch in self.begin(segment, blocks, prefetch=False)]
 
@@ -116,7 +118,7 @@ class Flights:
             if reserved:
                 fetch.writable = frozenset(block for block in fetch.blocks if segment.states[block] == ABSENT)
                 fetch.file = self._local.writable_file(segment) if fetch.writable else None
-            if prefetch and fetch.file is None:
+            if prefetch and fetch.file is None and not fetch.is_wanted:
                 raise NoSpace("the block cache has no room to prefetch")
             fetch.generation = segment.generation
             self.fetches += 1

@@ -192,3 +192,29 @@ async def _fetch_in_a_thread(content: bytes) -> Fetch:
                 await fetch.wait_for(block)
             assert fetch.has(block)
     return fetch
+
+
+def test_a_prefetch_without_room_is_done_for_who_waits(tmp_path: Path) -> None:
+    """What is fetched ahead and has no room in the cache is left alone; not so if a reader waits for it already."""
+
+    async def main() -> None:
+        contents = [content_of(2, seed) for seed in range(3)]
+        async with opened_cache(tmp_path, capacity=4 * BLOCK_SIZE) as opened:
+            segments = [opened.segment(content, number) for number, content in enumerate(contents)]
+            async with trio.open_nursery() as nursery:
+                with opened.store.hold():
+                    for segment in segments[:2]:
+                        nursery.start_soon(opened.cache.prefetch, segment, 0, segment.length)
+                        await wait_until(lambda segment=segment: len(segment.in_flight) == 2)
+                    await wait_until(lambda: len(opened.store.reads) == 2)
+                    assert await opened.cache.prefetch(segments[2], 0, segments[2].length) == 0
+                    nursery.start_soon(opened.cache.prefetch, segments[2], 0, segments[2].length)
+                    while not segments[2].in_flight:
+                        await trio.lowlevel.checkpoint()
+                    (fetch,) = set(segments[2].in_flight.values())
+                    nursery.start_soon(opened.read_all, segments[2])
+                    await wait_until(lambda: len(opened.store.reads) == 3)
+                    assert fetch.is_wanted
+            assert opened.cache.statistics().fetch_errors == 1
+
+    trio.run(main)
