@@ -19,7 +19,7 @@ from typing import Final
 MIB: Final = 1 << 20
 # The first window is what one round trip of 20 ms carries on a quick link; the largest keeps eight GETs of 8
 # MiB busy.
-FIRST_WINDOW: Final = 4 * MIB
+FIRST_WINDOW: Final = 2 * MIB
 MAX_WINDOW: Final = 64 * MIB
 # What is fetched next comes while the rest of the window is read. Were it much more than that, the reader would wait
 # for all of it: 0.3 s for the largest window of one that grew by 8.
