@@ -10,9 +10,8 @@ import ctypes
 import mmap
 import weakref
 from collections import deque
-from typing import Final
 
-_HUGE_PAGE: Final = 2 << 20  # where the kernel gives them, a buffer costs four page faults instead of 2,048
+from dasfs.memory import map_memory
 
 
 class Buffers:
@@ -28,19 +27,12 @@ class Buffers:
         What it holds is left from before.
         """
         if size != self._size:
-            return memoryview(_map(size))
+            return memoryview(map_memory(size))
         try:
             pages = self._free.pop()
         except IndexError:
-            pages = _map(size)
+            pages = map_memory(size)
         # An object that only the views keep: memoryviews tell nobody when they go.
         lease = (ctypes.c_ubyte * size).from_buffer(pages)
         weakref.finalize(lease, self._free.append, pages).atexit = False
         return memoryview(lease).cast("B")
-
-
-def _map(size: int) -> mmap.mmap:
-    pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= _HUGE_PAGE:
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return pages

@@ -6,17 +6,17 @@ The file has no name, so nothing is left behind when the process dies.
 """
 
 import errno
-import mmap
 import os
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import BinaryIO, Final
 
 from dasfs.errors import AccessDenied, DasfsError, NoSpace, NotFound
 from dasfs.formats.segments import CHECKSUM_BLOCK_SIZE, BlockChecksums
 from dasfs.formats.tar import BLOCK_SIZE
+from dasfs.memory import map_memory
 from dasfs.stores.base import MIB
 
 # 100 files of 10 kB for each system call.
@@ -68,7 +68,7 @@ class Spool:
         self._directory = directory
         self._checksums = BlockChecksums()
         self._taken = expected_size if expected_size > _SMALLEST_WINDOW and _memory.take(expected_size) else 0
-        self._window = _map_memory(max(self._taken, _SMALLEST_WINDOW))
+        self._window = memoryview(map_memory(max(self._taken, _SMALLEST_WINDOW)))
         self._filled = 0  # bytes in the window
         self._summed = 0  # bytes of these that the checksums have seen
         self._flushed = 0  # bytes in the file
@@ -182,14 +182,6 @@ class Spool:
             reason = f"can't keep a temporary file in {self._directory}: {error.strerror or error}"
             better = "with more room" if kind is NoSpace else "that exists and can be written to"
             raise kind(reason, hint=f"set TMPDIR to a directory {better}") from error
-
-
-def _map_memory(size: int) -> memoryview:
-    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # To touch 64 MiB for the first time costs 48 ms in pages of 4 KiB, and 5 ms in huge ones.
-    with suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
 
 
 _SPOOL_ERRORS: Final[dict[int, type[DasfsError]]] = {

@@ -29,6 +29,7 @@ LAYERS = {
     "dasfs.formats": 1,
     "dasfs.names": 0,
     "dasfs.errors": 0,
+    "dasfs.memory": 0,
     "dasfs.metrics": 0,
     "dasfs.endpoint": 0,
     "dasfs.loop": 0,
