@@ -29,6 +29,8 @@ from watchdog.observers.inotify import InotifyObserver
 from dasfs.dataset.local import local_error
 from dasfs.errors import DasfsError
 
+log = logging.getLogger(__name__)
+
 # 100,000 paths of 100 bytes are 20 MB; beyond that a scan is cheaper than looking one by one.
 MAX_HINTS: Final = 100_000
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -148,13 +150,22 @@ class Watcher:
         except OSError as error:
             raise local_error(error, self._top) from error
         place = (status.st_dev, status.st_ino)
-        known = self._observer is not None and self._watched == place and self._observer.is_alive()
+        known = self._watched == place and self._is_alive()
         if known and not self._partly:
             self._check_whole()
         elif not known or _has_watch_left(self._top):
             self._begin(place)
         else:
             raise self._error("no watch is left", "max_user_watches")
+
+    def _is_alive(self) -> bool:
+        """Return whether watchdog's threads live: one that met an error of its own is gone, and nothing says so."""
+        if self._observer is None:
+            return False
+        alive = self._observer.is_alive() and all(emitter.is_alive() for emitter in self._observer.emitters)
+        if not alive:
+            log.warning("%s: watching it failed; it is watched anew", self._top)
+        return alive
 
     def _begin(self, place: tuple[int, int]) -> None:
         self.close()
