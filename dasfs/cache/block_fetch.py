@@ -69,11 +69,15 @@ class Fetch:
 
     @property
     def size(self) -> int:
-        return min(self.blocks.stop * BLOCK_SIZE, self.segment.length) - self.start
+        return self.end_of(self.blocks[-1]) - self.start
 
     def has(self, block: int) -> bool:
         """Whether a block can be read from `data`."""
-        return min((block + 1) * BLOCK_SIZE, self.segment.length) <= self.checked
+        return self.end_of(block) <= self.checked
+
+    def end_of(self, block: int) -> int:
+        """Return where a block ends in the segment."""
+        return min((block + 1) * BLOCK_SIZE, self.segment.length)
 
     async def wait_for(self, block: int) -> None:
         """Return once a block can be read, or the GET has ended.
@@ -120,7 +124,7 @@ class Fetch:
         before = self.checked
         while self._seen < len(self.blocks):
             block = self.blocks[self._seen]
-            end = block * BLOCK_SIZE + block_length(block, self.segment.length)
+            end = self.end_of(block)
             if end - self.start > size:
                 break
             self._seen += 1
@@ -160,8 +164,7 @@ class Fetch:
             good = [block for block in self.blocks if block in self.writable and block not in bad]
             for stretch in plan_blocks(good, len(self.blocks)):
                 first = stretch.start * BLOCK_SIZE - self.start
-                last = self.piece(stretch[-1], data)
-                end = stretch[-1] * BLOCK_SIZE - self.start + len(last)
+                end = self.end_of(stretch[-1]) - self.start
                 write_all(file.fd, data[first:end], stretch.start * BLOCK_SIZE)
                 written += stretch
         except OSError as error:

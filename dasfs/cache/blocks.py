@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 # Bytes that nobody changes any more.
 Data = bytes | memoryview
+# Buffers of the largest GETs that are kept for the next ones: as many as a reader in order gives back at once.
 _SPARE_BUFFERS: Final = 2
 # A read fetches so much at once: buffers are bounded also when somebody asks for gigabytes.
 _WAVE_BLOCKS: Final = 32 * MIB // BLOCK_SIZE

@@ -4,8 +4,9 @@
 - **In order**: a reader that goes from file to file has a window before it that grows with each advance; a jump
   starts a new stream, and what was fetched for the old one stays in the block cache.
 - **In random order**, of a dataset that fits the cache: an epoch needs all of it sooner or later, so it is filled
-  up from its start, `FILL_FACTOR` bytes for each that was asked for. A few reads cost little, and an epoch fetches
-  each byte once, in large pieces. A dataset that doesn't fit is left alone: what it pushed out would be fetched again.
+  up from its start, at first `SAMPLE_FACTOR` bytes for each that was asked for, and `EPOCH_FACTOR` once so much was
+  read that it is no sample. A few reads cost little, and an epoch fetches each byte once, in large pieces. A dataset
+  that doesn't fit is left alone: what it pushed out would be fetched again.
 
 The decision is pure and counts in bytes of a dataset's dataranges laid end to end, in number order, so that a
 reader that goes over headers and from one TAR object to the next is simply one that goes on.
@@ -36,9 +37,13 @@ HEADERS: Final = 4096
 TRUST: Final = 2
 # Readers in order that are told apart in one dataset.
 MAX_STREAMS: Final = 8
-# After reading a fifth of a dataset at random, all of it is there; who wants a sample pays for four more.
-FILL_FACTOR: Final = 4
-FILL_SIZE: Final = 8 * MIB
+# Who wants a sample pays for four more. Who reads more than `SAMPLE` of a dataset wants all of it, and has it after a
+# fourteenth.
+SAMPLE: Final = 1 / 64
+SAMPLE_FACTOR: Final = 4
+EPOCH_FACTOR: Final = 32
+# Filled up is in pieces of at least 8 MiB: so many bytes were read since the last.
+FILL_AFTER: Final = 2 * MIB
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +69,7 @@ class ReadAhead:
         self._streams: list[Stream] = []  # the one that was followed last stands last
         self._latest: Stream | None = None
         self._asked = 0  # bytes that were read in no order
+        self._answered = 0  # how many of those `fill` has taken into account
         self._filled = 0
 
     def note(self, start: int, end: int, first: int, last: int) -> tuple[int, int] | None:
@@ -85,20 +91,20 @@ class ReadAhead:
     @property
     def fill_due(self) -> bool:
         """Whether so much was read at random since the last `fill` that it may have something to say."""
-        return self._asked * FILL_FACTOR - self._filled >= FILL_SIZE
+        return self._asked - self._answered >= FILL_AFTER
 
     def fill(self, total: int, capacity: int) -> tuple[int, int] | None:
         """Return the stretch that should be fetched because all of a dataset is read at random, or None.
 
         `total` is how long the dataset is, `capacity` the size of the cache that it has to fit.
         """
-        due = self._asked * FILL_FACTOR - self._filled
+        if not self.fill_due:
+            return None
+        fresh, self._answered = self._asked - self._answered, self._asked
         if self._filled >= total or total > capacity:
-            self._asked = self._filled // FILL_FACTOR
             return None
-        if due < FILL_SIZE:
-            return None
-        start, self._filled = self._filled, min(self._filled + min(due, MAX_WINDOW), total)
+        factor = SAMPLE_FACTOR if self._asked < total * SAMPLE else EPOCH_FACTOR
+        start, self._filled = self._filled, min(self._filled + min(fresh * factor, MAX_WINDOW), total)
         return start, self._filled
 
     def _advance(self, stream: Stream, end: int, last: int) -> tuple[int, int] | None:

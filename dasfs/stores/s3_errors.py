@@ -96,8 +96,7 @@ def map_errors(what: str) -> Iterator[None]:
     except (ResponseParserError, botocore_errors.FlexibleChecksumError) as error:
         raise GarbledAnswer(f"{what}: the answer is not one of an S3 store", hint="check the endpoint URL") from error
     except RecursionError as error:
-        # botocore follows a bucket to its region without a bound.
-        raise InvalidInput(f"{what}: the store redirects in circles", hint=_REGION_HINT) from error
+        raise _in_circles(what) from error
     except botocore_errors.BotoCoreError as error:
         raise _from_botocore(what, error) from error
     except (urllib3_errors.TimeoutError, TimeoutError) as error:
@@ -165,9 +164,16 @@ def parse_retry_after(text: str) -> float:
     return min(float(text), _MAX_RETRY_AFTER_S) if text.isdecimal() else 0.0
 
 
+def _in_circles(what: str) -> DasfsError:
+    """Return what an endless recursion means: botocore follows a bucket to its region without a bound."""
+    return InvalidInput(f"{what}: the store redirects in circles", hint=_REGION_HINT)
+
+
 def _from_botocore(what: str, error: botocore_errors.BotoCoreError) -> DasfsError:
     said = without_secrets(str(error))
     match error:
+        case botocore_errors.HTTPClientError() if isinstance(error.kwargs.get("error"), RecursionError):
+            return _in_circles(what)  # the stack was used up inside of urllib3
         case botocore_errors.NoCredentialsError() | botocore_errors.PartialCredentialsError():
             return AccessDenied(f"{what}: no keys were found", hint=_KEYS_HINT)
         case botocore_errors.CredentialRetrievalError() | botocore_errors.TokenRetrievalError():

@@ -21,6 +21,7 @@ Answer = Mapping[str, Any]
 # A URL is used for a while, so that new keys are taken soon; it is valid for longer, so that clocks may differ.
 _USE_S: Final = 300.0
 _VALID_S: Final = 3600
+# Objects that are read at the same time are far fewer; a URL has some 500 bytes.
 _MAX_URLS: Final = 4096
 # How a store says that a bucket is in another region. boto3 finds it, so from then on it is asked.
 _ELSEWHERE: Final = frozenset({301, 302, 307, 308, 400})
@@ -49,12 +50,14 @@ class RangeGets:
 
         Raises `ClientError` for an error answer, and what botocore raises where there is none.
         """
+        span = f"bytes={start}-{end - 1}"
+        condition = {} if etag is None else {"IfMatch": f'"{etag}"'}
         if not self._is_elsewhere:
             headers: Any = HeadersDict()  # which is what a request has, whatever its stubs say
-            headers["Range"] = f"bytes={start}-{end - 1}"
+            headers["Range"] = span
             headers["User-Agent"] = self._client.meta.config.user_agent
-            if etag is not None:
-                headers["If-Match"] = f'"{etag}"'
+            if condition:
+                headers["If-Match"] = condition["IfMatch"]
             response = self._send(full_key, headers)
             with closing(response.raw) as raw:
                 if response.status_code < 300:
@@ -64,10 +67,7 @@ class RangeGets:
                 self._urls.pop(full_key, None)
                 if response.status_code not in _ELSEWHERE:
                     raise self._error(response)
-        condition = {} if etag is None else {"IfMatch": f'"{etag}"'}
-        answer = self._client.get_object(
-            Bucket=self._bucket, Key=full_key, Range=f"bytes={start}-{end - 1}", **condition
-        )
+        answer = self._client.get_object(Bucket=self._bucket, Key=full_key, Range=span, **condition)
         self._is_elsewhere = True
         with closing(answer["Body"]) as body:
             yield answer, body._raw_stream  # noqa: SLF001

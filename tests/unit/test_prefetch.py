@@ -8,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dasfs.fuse.prefetch import (
-    FILL_FACTOR,
-    FILL_SIZE,
+    EPOCH_FACTOR,
+    FILL_AFTER,
     FIRST_WINDOW,
     GROWTH,
     MAX_STREAMS,
     MAX_WINDOW,
     MIB,
+    SAMPLE,
+    SAMPLE_FACTOR,
     SLACK,
     STEP,
     ReadAhead,
@@ -179,15 +181,23 @@ def test_an_epoch_fills_the_cache() -> None:
     assert filled[0][0] == 0
     assert filled[-1][1] == total
     assert all(before[1] == after[0] for before, after in itertools.pairwise(filled))
-    assert all(last - first >= FILL_SIZE for first, last in filled[:-1])
+    assert all(last - first >= SAMPLE_FACTOR * FILL_AFTER for first, last in filled[:-1])
 
 
-@given(st.integers(1, 2000))
+@given(st.integers(1, int(1000 * MIB * SAMPLE) // SIZE))
 def test_a_sample_costs_little(count: int) -> None:
     """What is fetched for nobody is bounded by what was read, and nothing for the first files."""
     filled = read_at_random(ReadAhead(), 1000 * MIB, 1000 * MIB, count)
-    assert sum(last - first for first, last in filled) <= FILL_FACTOR * count * SIZE
-    assert filled or count < 2 * FILL_SIZE // (FILL_FACTOR * SIZE)
+    assert sum(last - first for first, last in filled) <= SAMPLE_FACTOR * count * SIZE
+    assert filled or count < 2 * FILL_AFTER // SIZE
+
+
+def test_what_is_no_sample_is_an_epoch() -> None:
+    """A dataset of which a fourteenth was read in random order is there as a whole, before most of it is asked for."""
+    total = 1000 * MIB
+    filled = read_at_random(ReadAhead(), total, total, total // SIZE // 13)
+    assert filled[-1][1] == total
+    assert max(last - first for first, last in filled) <= EPOCH_FACTOR * (FILL_AFTER + SIZE)
 
 
 def test_what_does_not_fit_is_not_filled() -> None:
