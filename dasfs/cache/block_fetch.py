@@ -16,9 +16,9 @@ from isal import isal_zlib
 
 from dasfs.cache.block_files import OpenFile, write_all
 from dasfs.cache.block_table import CachedSegment
-from dasfs.cache.buffers import Buffers
 from dasfs.cache.plan import BLOCK_SIZE, block_length, plan_blocks
 from dasfs.errors import Corrupt, DasfsError
+from dasfs.memory import Buffers
 from dasfs.stores.base import Store
 
 

@@ -17,9 +17,9 @@ from dasfs.cache.block_local import LocalBlocks
 from dasfs.cache.block_memory import BlockMemory
 from dasfs.cache.block_space import Space
 from dasfs.cache.block_table import ABSENT, BlockTable, CachedSegment, stored_size
-from dasfs.cache.buffers import Buffers
 from dasfs.cache.plan import plan_blocks
 from dasfs.errors import DasfsError, DeadlineExceeded, NoSpace, StoreUnavailable
+from dasfs.memory import Buffers
 from dasfs.stores.base import Store
 
 log = logging.getLogger(__name__)

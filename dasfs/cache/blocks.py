@@ -33,11 +33,11 @@ from dasfs.cache.block_memory import BlockMemory, ByteBudget
 from dasfs.cache.block_space import Space
 from dasfs.cache.block_storage import BlockStorage
 from dasfs.cache.block_table import ABSENT, PRESENT, VERIFIED, CachedSegment
-from dasfs.cache.buffers import Buffers
 from dasfs.cache.directory import CacheDirectory
 from dasfs.cache.plan import BLOCK_SIZE, block_length, block_span, even_share, plan_blocks
 from dasfs.errors import DasfsError, DeadlineExceeded, InvalidInput, NoSpace
 from dasfs.formats.segments import Segment
+from dasfs.memory import Buffers
 from dasfs.stores.base import MIB, Store
 
 __all__ = ["BlockCache", "BlockCacheOptions", "CacheStatistics", "CachedSegment", "open_block_cache"]

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 from dasfs.errors import AccessDenied, DasfsError, NoSpace, NotFound
 from dasfs.formats.segments import CHECKSUM_BLOCK_SIZE, BlockChecksums
 from dasfs.formats.tar import BLOCK_SIZE
-from dasfs.memory import map_memory
+from dasfs.memory import Buffers
 from dasfs.stores.base import MIB
 
 # 100 files of 10 kB for each system call.
@@ -31,26 +31,34 @@ DEFAULT_DIRECTORY: Final = "/var/tmp"
 
 # A chunk with its header and its padding, and what stands before it.
 _SMALLEST_WINDOW: Final = 2 * CHUNK_SIZE
+# Windows that hold everything have multiples of this, so that the next datarange finds one of its size.
+_WINDOW_STEP: Final = 16 * MIB
+_SPARE_WINDOWS: Final = 2
 
 
 class _Memory:
-    """What is left of the memory for spools."""
+    """What spools may keep in memory, and memory that one has given back for the next."""
 
     def __init__(self, limit: int) -> None:
         self._lock = threading.Lock()
-        self._left = limit
+        self._limit = self._left = limit
+        self._buffers = Buffers(_WINDOW_STEP, spare=_SPARE_WINDOWS)
 
-    def take(self, size: int) -> bool:
-        """Return whether `size` bytes were left; they are taken then."""
+    def take(self, size: int) -> memoryview | None:
+        """Return `size` bytes or a little more, if that is left."""
+        size = -(-size // _WINDOW_STEP) * _WINDOW_STEP
         with self._lock:
             if size > self._left:
-                return False
+                return None
             self._left -= size
-            return True
+        return self._buffers.take(size)
 
     def give_back(self, size: int) -> None:
+        """Note that a window of `size` bytes is not needed any more. With the last one, all memory is given back."""
         with self._lock:
             self._left += size
+            if self._left == self._limit:
+                self._buffers.clear()
 
 
 _memory = _Memory(MEMORY_LIMIT)
@@ -67,8 +75,9 @@ class Spool:
     def __init__(self, directory: str = DEFAULT_DIRECTORY, expected_size: int = 0) -> None:
         self._directory = directory
         self._checksums = BlockChecksums()
-        self._taken = expected_size if expected_size > _SMALLEST_WINDOW and _memory.take(expected_size) else 0
-        self._window = memoryview(map_memory(max(self._taken, _SMALLEST_WINDOW)))
+        window = _memory.take(expected_size) if expected_size > _SMALLEST_WINDOW else None
+        self._taken = 0 if window is None else len(window)
+        self._window = memoryview(bytearray(_SMALLEST_WINDOW)) if window is None else window
         self._filled = 0  # bytes in the window
         self._summed = 0  # bytes of these that the checksums have seen
         self._flushed = 0  # bytes in the file
