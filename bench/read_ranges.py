@@ -55,7 +55,7 @@ def read_all(url: SplitResult, size: int, part: int, parallel: int, into: memory
                 start = starts.get_nowait()
                 end = min(start + part, size)
                 read_range(connection, url, start, buffer[: end - start] if into is None else into[start:end])
-        except queue.Empty:
+        except queue.Empty:  # each range was taken by somebody: the end
             pass
         except (OSError, http.client.HTTPException) as error:
             problems.append(error)

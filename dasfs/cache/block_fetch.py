@@ -16,7 +16,7 @@ from isal import isal_zlib
 
 from dasfs.cache.block_files import OpenFile, write_all
 from dasfs.cache.block_table import CachedSegment
-from dasfs.cache.plan import BLOCK_SIZE, block_length, plan_blocks
+from dasfs.cache.plan import BLOCK_SIZE, plan_blocks
 from dasfs.errors import Corrupt, DasfsError
 from dasfs.memory import Buffers
 from dasfs.stores.base import Store
@@ -137,8 +137,7 @@ class Fetch:
 
     def piece(self, block: int, data: memoryview) -> memoryview:
         """Return the bytes of one block."""
-        place = block * BLOCK_SIZE - self.start
-        return data[place : place + block_length(block, self.segment.length)]
+        return data[block * BLOCK_SIZE - self.start : self.end_of(block) - self.start]
 
     def _is_right(self, block: int, data: memoryview) -> bool:
         return isal_zlib.crc32(self.piece(block, data)) == self.segment.crc(block)

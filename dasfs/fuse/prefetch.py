@@ -38,7 +38,7 @@ TRUST: Final = 2
 # Readers in order that are told apart in one dataset.
 MAX_STREAMS: Final = 8
 # Who wants a sample pays for four more. Who reads more than `SAMPLE` of a dataset wants all of it, and has it after a
-# fourteenth.
+# twentieth.
 SAMPLE: Final = 1 / 64
 SAMPLE_FACTOR: Final = 4
 EPOCH_FACTOR: Final = 32
